@@ -1,0 +1,161 @@
+//! What the fuzz targets do with their bytes: plain functions, so that the committed corpora are
+//! replayed by `cargo test` on stable Rust too.
+//!
+//! Each function panics on a broken promise of the core and returns otherwise.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use mstunnel_proto::auth::{Answer, ConnectionId, LoginConfig, LoginDesk, Verdict};
+use mstunnel_proto::config::{Configuration, Site};
+use mstunnel_proto::connect::{ConnectParams, ConnectRequest};
+use mstunnel_proto::frame::{Frames, MAX_FRAME, Remainder};
+use mstunnel_proto::http::{Request, RequestReader, ResponseReader};
+use mstunnel_proto::packet::{self, Packet};
+
+/// A fuzz target: its name, which is also its corpus folder, and what it does.
+pub struct Target {
+    pub name: &'static str,
+    pub run: fn(&[u8]),
+}
+
+/// Every target.
+pub const TARGETS: &[Target] = &[
+    Target { name: "frame_stream", run: frame_stream },
+    Target { name: "http_request", run: http_request },
+    Target { name: "http_response", run: http_response },
+    Target { name: "login_xml", run: login_xml },
+    Target { name: "login_desk", run: login_desk },
+    Target { name: "connect_request", run: connect_request },
+    Target { name: "connect_answer", run: connect_answer },
+    Target { name: "configuration", run: configuration },
+    Target { name: "inner_packet", run: inner_packet },
+];
+
+const SOURCE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
+
+/// The first byte says how the rest is cut; any cut must give the same frames as no cut.
+pub fn frame_stream(data: &[u8]) {
+    let Some((&first, stream)) = data.split_first() else {
+        return;
+    };
+    let whole = frames_of(stream, MAX_FRAME);
+    assert_eq!(whole, frames_of(stream, usize::from(first) + 1), "a cut changed the frames");
+}
+
+fn frames_of(stream: &[u8], piece: usize) -> (Vec<(u8, Vec<u8>)>, bool) {
+    let mut found = Vec::new();
+    let mut remainder = Remainder::default();
+    let mut buffer = vec![0; 2 * MAX_FRAME];
+    for bytes in stream.chunks(piece) {
+        let kept = remainder.take_into(&mut buffer);
+        buffer[kept..kept + bytes.len()].copy_from_slice(bytes);
+        let mut frames = Frames::new(&mut buffer[..kept + bytes.len()]);
+        loop {
+            match frames.take_next() {
+                Ok(Some(frame)) => found.push((frame.kind.byte(), frame.payload.to_vec())),
+                Ok(None) => break,
+                Err(_) => return (found, true),
+            }
+        }
+        remainder.keep(frames.rest());
+        assert!(remainder.len() < MAX_FRAME, "a remainder outgrew a frame");
+    }
+    (found, false)
+}
+
+/// Requests from a byte stream; bytes behind one belong to the next.
+pub fn http_request(data: &[u8]) {
+    for request in requests(data) {
+        let _ = (request.path(), request.cookie("webvpn"), request.keeps_alive());
+        let _ = request.header("authorization");
+    }
+}
+
+fn requests(mut data: &[u8]) -> Vec<Request> {
+    let mut found = Vec::new();
+    let mut reader = RequestReader::new();
+    while !data.is_empty() {
+        match reader.handle_bytes(data) {
+            Ok(consumed) => data = &data[consumed..],
+            Err(error) => {
+                assert!(error.response().closes(), "a bad request ends the connection");
+                return found;
+            }
+        }
+        match reader.poll_request() {
+            Some(request) => {
+                found.push(request);
+                reader = RequestReader::new();
+            }
+            None => assert!(data.is_empty(), "bytes were left without a request"),
+        }
+    }
+    found
+}
+
+/// A server's answer, as the client reads it.
+pub fn http_response(data: &[u8]) {
+    let mut reader = ResponseReader::new();
+    let _ = reader.handle_bytes(data);
+    let _ = reader.poll_reply();
+}
+
+/// The body of a login request, in either language.
+pub fn login_xml(data: &[u8]) {
+    let mut head =
+        format!("POST /auth HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n", data.len()).into_bytes();
+    head.extend_from_slice(data);
+    let mut desk = LoginDesk::new(Arc::new(LoginConfig::default()));
+    let now = Instant::now();
+    for request in requests(&head) {
+        let answer = desk.handle_request(ConnectionId(1), SOURCE, &request, [7; 32], now);
+        assert!(!matches!(answer, Answer::Admit(_)), "nobody was verified");
+    }
+}
+
+/// A whole login: requests one after the other, every question answered no.
+pub fn login_desk(data: &[u8]) {
+    let mut desk = LoginDesk::new(Arc::new(LoginConfig::default()));
+    let mut now = Instant::now();
+    for request in requests(data) {
+        now += Duration::from_secs(1);
+        let mut answer = desk.handle_request(ConnectionId(1), SOURCE, &request, [7; 32], now);
+        while let Answer::Verify { question, .. } = answer {
+            answer = desk.handle_verdict(question, Verdict::Rejected, now);
+        }
+        assert!(!matches!(answer, Answer::Admit(_)), "nobody was accepted");
+        desk.handle_timeout(now);
+    }
+}
+
+/// The headers of a CONNECT.
+pub fn connect_request(data: &[u8]) {
+    for request in requests(data) {
+        let _ = ConnectRequest::parse(&request);
+    }
+}
+
+/// The server's answer to a CONNECT, as the client reads it.
+pub fn connect_answer(data: &[u8]) {
+    let _ = ConnectParams::parse(data);
+}
+
+/// Configuration and site files.
+pub fn configuration(data: &[u8]) {
+    if let Ok(text) = std::str::from_utf8(data) {
+        let _ = Configuration::parse(text, "configuration.json");
+        let _ = Site::parse(text, "site.json");
+    }
+}
+
+/// A packet from inside a tunnel.
+pub fn inner_packet(data: &[u8]) {
+    if let Ok(view) = Packet::parse(data) {
+        let _ = (view.source(), view.destination(), view.ports(), view.counts_as_activity());
+    }
+    let mut clamped = data.to_vec();
+    packet::clamp_mss(&mut clamped, 1280);
+    assert_eq!(clamped.len(), data.len());
+}

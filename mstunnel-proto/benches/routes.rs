@@ -1,0 +1,72 @@
+//! Route evaluation: 500 rules of /8 to /32, random destinations. Target: at most 15 ns.
+
+use std::hint::black_box;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use criterion::{Criterion, criterion_group, criterion_main};
+use mstunnel_proto::prefix::Prefix;
+use mstunnel_proto::routes::{RouteSet, SplitDns};
+
+/// A seeded sequence, the same in every run (xorshift).
+fn numbers() -> impl Iterator<Item = u64> {
+    std::iter::successors(Some(0x9E37_79B9_7F4A_7C15_u64), |last| {
+        let mut next = last ^ (last << 13);
+        next ^= next >> 7;
+        Some(next ^ (next << 17))
+    })
+}
+
+fn address(bits: u64, is_v4: bool) -> IpAddr {
+    if is_v4 {
+        Ipv4Addr::from_bits(u32::try_from(bits >> 32).unwrap_or_default()).into()
+    } else {
+        Ipv6Addr::from_bits((0x2000_u128 << 112) | (u128::from(bits) << 60)).into()
+    }
+}
+
+/// 500 rules that aggregation leaves alone, three fifths of them includes.
+fn rules(is_v4: bool) -> RouteSet {
+    let length = |bits: u64| u8::try_from(bits % 25).unwrap_or_default() + if is_v4 { 8 } else { 24 };
+    let mut prefixes = numbers().filter_map(|bits| Prefix::new(address(bits, is_v4), length(bits >> 8)).ok());
+    let mut include: Vec<_> = prefixes.by_ref().take(280).collect();
+    let mut exclude: Vec<_> = prefixes.by_ref().take(180).collect();
+    loop {
+        let routes = RouteSet::new_with_limit(&include, &exclude, 1_000).expect("below the limit");
+        match routes.advertised().count() {
+            500.. => return routes,
+            _ if include.len() * 2 < exclude.len() * 3 => include.extend(prefixes.next()),
+            _ => exclude.extend(prefixes.next()),
+        }
+    }
+}
+
+fn evaluate(criterion: &mut Criterion) {
+    for (name, is_v4) in [("evaluate/v4", true), ("evaluate/v6", false)] {
+        let routes = rules(is_v4);
+        let destinations: Vec<_> =
+            numbers().skip(10_000).take(4_096).map(|bits| address(bits, is_v4)).collect();
+        let mut next = destinations.iter().cycle();
+        criterion.bench_function(&format!("routes/{name}, 500 rules"), |bencher| {
+            bencher.iter(|| next.next().map(|destination| routes.evaluate(black_box(*destination))));
+        });
+    }
+}
+
+fn build(criterion: &mut Criterion) {
+    let prefixes: Vec<_> =
+        numbers().take(5_000).filter_map(|bits| Prefix::new(address(bits, true), 24).ok()).collect();
+    criterion.bench_function("routes/build from 5,000 rules", |bencher| {
+        bencher.iter(|| RouteSet::new_with_limit(black_box(&prefixes), &[], 10_000).is_ok());
+    });
+}
+
+fn split_dns(criterion: &mut Criterion) {
+    let domains: Vec<_> = (0..500).map(|n| format!("dept{n}.corp.example")).collect();
+    let split = SplitDns::new(&domains).expect("500 domains");
+    criterion.bench_function("routes/split DNS, 500 domains", |bencher| {
+        bencher.iter(|| split.matches(black_box("www.shop.dept250.corp.example")));
+    });
+}
+
+criterion_group!(benches, evaluate, build, split_dns);
+criterion_main!(benches);

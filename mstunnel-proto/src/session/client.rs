@@ -1,0 +1,344 @@
+//! The client's end of one live connection, and when it comes back after losing one.
+//!
+//! ```text
+//!   Live --(DISCONNECT, TERMINATE)----------------> Ended        never reconnects
+//!   Live --(EOF, DPD death, rekey new-tunnel)-----> Lost         reconnects with the same cookie
+//!   Live --(leave)--> BYE 0xB0 sent --------------> Ended
+//! ```
+//!
+//! # Source
+//! protocol.md 4.4 to 4.6 and 8.1; statements 36, 37, 40, 43, 45.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use super::liveness::{Liveness, Pulse};
+use super::server::MAX_OWED_RESPONSES;
+use super::{Channel, Inbound, Leases, SessionCounters};
+use crate::buf::PacketBuf;
+use crate::drop::DropReason;
+use crate::frame::{self, FrameKind};
+use crate::packet::Packet;
+use crate::timer::{Deadline, TimerKey, Timers};
+
+/// The most bytes of text that follow the code in a BYE.
+pub const MAX_BYE_TEXT: usize = 64;
+
+/// What the server said at CONNECT, as far as the connection's life goes.
+#[derive(Clone, Debug)]
+pub struct ClientConfig {
+    /// The DPD interval.
+    pub dpd: Option<Duration>,
+    /// A keepalive after so long without sending.
+    pub keepalive: Option<Duration>,
+    /// A new connection after so long (rekey `new-tunnel`).
+    pub rekey: Option<Duration>,
+    /// The longest packet sent, in bytes.
+    pub mtu: u16,
+    /// Our addresses.
+    pub leases: Leases,
+}
+
+/// The timers of a [`ClientSession`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClientTimer {
+    /// Ask the server, or give it up.
+    Dpd,
+    /// Nothing was sent.
+    Keepalive,
+    /// The keys are old.
+    Rekey,
+}
+
+impl TimerKey for ClientTimer {
+    const ALL: &'static [Self] = &[Self::Dpd, Self::Keepalive, Self::Rekey];
+
+    fn index(self) -> usize {
+        self as usize
+    }
+}
+
+/// How a client's connection ended; said once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClientEvent {
+    /// For good: the server said so, or we left.
+    Ended,
+    /// Lost, or due for new keys: connect again with the same cookie.
+    Lost,
+    /// The server broke the framing: for good.
+    ServerFault,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Live,
+    Leaving,
+    Over(ClientEvent),
+    Told,
+}
+
+/// One live connection of a client.
+pub struct ClientSession {
+    config: ClientConfig,
+    state: State,
+    liveness: Option<Liveness>,
+    last_sent: Instant,
+    timers: Timers<ClientTimer, 3>,
+    ask: bool,
+    keep: bool,
+    owed: VecDeque<Box<[u8]>>,
+    bye: Vec<u8>,
+    counters: SessionCounters,
+}
+
+impl ClientSession {
+    /// The CONNECT was accepted at `now`.
+    pub fn new(config: ClientConfig, now: Instant) -> Self {
+        let liveness = config.dpd.map(|dpd| Liveness::client(dpd, now));
+        let mut timers = Timers::default();
+        if let Some(liveness) = &liveness {
+            timers.arm(ClientTimer::Dpd, liveness.due());
+        }
+        if let Some(keepalive) = config.keepalive {
+            timers.arm(ClientTimer::Keepalive, now + keepalive);
+        }
+        if let Some(rekey) = config.rekey {
+            timers.arm(ClientTimer::Rekey, now + rekey);
+        }
+        Self {
+            config,
+            state: State::Live,
+            liveness,
+            last_sent: now,
+            timers,
+            ask: false,
+            keep: false,
+            owed: VecDeque::new(),
+            bye: Vec::new(),
+            counters: SessionCounters::default(),
+        }
+    }
+
+    /// Makes `packet` a frame for the server, in place.
+    ///
+    /// # Errors
+    /// The reason for which the packet is dropped, already counted.
+    pub fn encapsulate(&mut self, packet: &mut PacketBuf, now: Instant) -> Result<Channel, DropReason> {
+        if self.state != State::Live {
+            return Err(self.drop(DropReason::SessionClosed));
+        }
+        if packet.len() > usize::from(self.config.mtu) {
+            return Err(self.drop(DropReason::TooBig));
+        }
+        let Ok(view) = Packet::parse(packet.as_slice()) else {
+            return Err(self.drop(DropReason::Malformed));
+        };
+        if !self.config.leases.holds(view.source()) {
+            return Err(self.drop(DropReason::SourceNotLeased));
+        }
+        self.last_sent = now;
+        self.counters.packets_out += 1;
+        self.counters.bytes_out += packet.len() as u64;
+        frame::encapsulate(FrameKind::Data, packet);
+        Ok(Channel::Stream)
+    }
+
+    /// Takes in one frame of the server.
+    pub fn decapsulate<'b>(&mut self, kind: FrameKind, payload: &'b mut [u8], now: Instant) -> Inbound<'b> {
+        if self.state != State::Live {
+            return Inbound::Dropped(self.drop(DropReason::SessionClosed));
+        }
+        if let Some(liveness) = &mut self.liveness {
+            liveness.heard(now);
+        }
+        match kind {
+            FrameKind::Data if payload.is_empty() => Inbound::Handled,
+            FrameKind::Data => {
+                let Ok(view) = Packet::parse(payload) else {
+                    return Inbound::Dropped(self.drop(DropReason::Malformed));
+                };
+                if !self.config.leases.holds(view.destination()) && !view.is_multicast() {
+                    return Inbound::Dropped(self.drop(DropReason::NotPermitted));
+                }
+                self.counters.packets_in += 1;
+                self.counters.bytes_in += payload.len() as u64;
+                Inbound::Packet(payload)
+            }
+            FrameKind::DpdRequest if self.owed.len() >= MAX_OWED_RESPONSES => {
+                Inbound::Dropped(self.drop(DropReason::RateLimited))
+            }
+            FrameKind::DpdRequest => {
+                self.owed.push_back((&*payload).into());
+                Inbound::Handled
+            }
+            FrameKind::DpdResponse | FrameKind::Keepalive => Inbound::Handled,
+            FrameKind::Disconnect | FrameKind::Terminate => {
+                self.end(ClientEvent::Ended);
+                Inbound::Handled
+            }
+            FrameKind::Compressed => {
+                let reason = self.drop(DropReason::NotNegotiated);
+                self.end(ClientEvent::ServerFault);
+                Inbound::Dropped(reason)
+            }
+            FrameKind::Unknown(_) => Inbound::Dropped(self.drop(DropReason::UnknownFrame)),
+        }
+    }
+
+    /// The user leaves: a BYE that ends session and cookie is sent, `why` cut to [`MAX_BYE_TEXT`].
+    ///
+    /// Not to be called by a client that plans to come back (statement 40).
+    pub fn leave(&mut self, why: &str) {
+        if self.state == State::Live {
+            self.bye = why.bytes().filter(|byte| (b' '..=b'~').contains(byte)).take(MAX_BYE_TEXT).collect();
+            self.timers = Timers::default();
+            self.state = State::Leaving;
+        }
+    }
+
+    /// The TLS or TCP connection is gone.
+    pub fn handle_stream_closed(&mut self) {
+        match self.state {
+            State::Live => self.end(ClientEvent::Lost),
+            State::Leaving => self.end(ClientEvent::Ended),
+            State::Over(_) | State::Told => {}
+        }
+    }
+
+    /// The bytes of the stream are not CSTP.
+    pub fn handle_frame_error(&mut self) {
+        self.end(ClientEvent::ServerFault);
+    }
+
+    /// Acts on every timer that is due at `now`.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        while let Some(timer) = self.timers.take_due(now) {
+            match timer {
+                ClientTimer::Dpd => self.check_liveness(now),
+                ClientTimer::Keepalive => self.check_keepalive(now),
+                ClientTimer::Rekey => self.end(ClientEvent::Lost),
+            }
+        }
+    }
+
+    fn check_liveness(&mut self, now: Instant) {
+        let Some(liveness) = &mut self.liveness else {
+            return;
+        };
+        let pulse = liveness.check(now);
+        let next = liveness.due();
+        match pulse {
+            Pulse::Dead => self.end(ClientEvent::Lost),
+            Pulse::Ask => {
+                self.ask = true;
+                self.timers.arm(ClientTimer::Dpd, next);
+            }
+            Pulse::Quiet => self.timers.arm(ClientTimer::Dpd, next),
+        }
+    }
+
+    fn check_keepalive(&mut self, now: Instant) {
+        let Some(keepalive) = self.config.keepalive else {
+            return;
+        };
+        if now >= self.last_sent + keepalive {
+            self.keep = true;
+            self.last_sent = now;
+        }
+        self.timers.arm(ClientTimer::Keepalive, self.last_sent + keepalive);
+    }
+
+    fn end(&mut self, event: ClientEvent) {
+        if matches!(self.state, State::Live | State::Leaving) {
+            self.state = State::Over(event);
+            self.timers = Timers::default();
+            self.owed.clear();
+        }
+    }
+
+    /// Takes one control frame to be sent, whole.
+    pub fn poll_transmit(&mut self, out: &mut PacketBuf) -> Option<Channel> {
+        out.clear();
+        match self.state {
+            State::Live => {
+                if let Some(payload) = self.owed.pop_front() {
+                    out.fill(&payload);
+                    frame::encapsulate(FrameKind::DpdResponse, out);
+                } else if std::mem::take(&mut self.ask) {
+                    frame::encapsulate(FrameKind::DpdRequest, out);
+                } else if std::mem::take(&mut self.keep) {
+                    frame::encapsulate(FrameKind::Keepalive, out);
+                } else {
+                    return None;
+                }
+            }
+            State::Leaving => {
+                let mut payload = vec![0xB0];
+                payload.append(&mut self.bye);
+                out.fill(&payload);
+                frame::encapsulate(FrameKind::Disconnect, out);
+                self.end(ClientEvent::Ended);
+            }
+            State::Over(_) | State::Told => return None,
+        }
+        Some(Channel::Stream)
+    }
+
+    /// Takes how the connection ended, once.
+    pub fn poll_event(&mut self) -> Option<ClientEvent> {
+        let State::Over(event) = self.state else {
+            return None;
+        };
+        self.state = State::Told;
+        Some(event)
+    }
+
+    /// When [`ClientSession::handle_timeout`] is wanted, and for which timer.
+    pub fn poll_timeout(&self) -> Option<Deadline<ClientTimer>> {
+        self.timers.next()
+    }
+
+    /// What passed; "out" is toward the server.
+    pub fn counters(&self) -> &SessionCounters {
+        &self.counters
+    }
+
+    fn drop(&mut self, reason: DropReason) -> DropReason {
+        self.counters.drops.count(reason);
+        reason
+    }
+}
+
+/// How long a client that lost its connection waits before the next try.
+///
+/// At once, then 10, 20, ... 100 seconds, until the sum reaches the limit.
+///
+/// # Source
+/// protocol.md 4.6.
+#[derive(Clone, Debug)]
+pub struct Backoff {
+    next: Duration,
+    spent: Duration,
+    limit: Duration,
+}
+
+impl Backoff {
+    const STEP: Duration = Duration::from_secs(10);
+    const LONGEST: Duration = Duration::from_secs(100);
+
+    /// Waits at most `limit` in all (the stock client's default is 300 s).
+    pub fn new(limit: Duration) -> Self {
+        Self { next: Duration::ZERO, spent: Duration::ZERO, limit }
+    }
+
+    /// The wait before the next try; `None` when the limit is used up.
+    pub fn next_wait(&mut self) -> Option<Duration> {
+        let wait = self.next;
+        if self.spent + wait > self.limit {
+            return None;
+        }
+        self.spent += wait;
+        self.next = (wait + Self::STEP).min(Self::LONGEST);
+        Some(wait)
+    }
+}

@@ -1,0 +1,82 @@
+//! The slow clock of a server: cookies and leases that run out, open logins, bans, the store.
+
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use mstunnel_proto::auth::AuthMethod;
+use mstunnel_proto::close::CloseReason;
+use mstunnel_proto::session::{Record, SessionId};
+
+use super::store::{Clocks, FileStore, Snapshot};
+use crate::worker::Shared;
+
+/// How long changes gather before they are written: a reconnect storm is one write, not thousands.
+const GATHER: Duration = Duration::from_millis(500);
+
+/// The longest sleep: logins and bans that run out are forgotten at this pace.
+const SLOWEST: Duration = Duration::from_secs(30);
+
+/// How often removed and locked accounts are looked for: their sessions end within 5 s (R32).
+const REVOCATION_CHECK: Duration = Duration::from_secs(2);
+
+/// Ends the sessions of accounts that were removed or locked in the password file.
+pub(crate) async fn revoke(shared: Arc<Shared>) {
+    let mut seen = None;
+    loop {
+        tokio::time::sleep(REVOCATION_CHECK).await;
+        let verifier = shared.verifier.load_full();
+        let Some(accounts) = verifier.password() else {
+            continue;
+        };
+        let generation = Some((Arc::as_ptr(&verifier) as usize, accounts.generation()));
+        if generation == seen {
+            continue;
+        }
+        seen = generation;
+        let by_password = |record: &&Record| record.method() == AuthMethod::Password;
+        let revoked: Vec<SessionId> = shared
+            .registry()
+            .records()
+            .filter(by_password)
+            .filter(|record| !accounts.is_active(record.user()))
+            .map(Record::id)
+            .collect();
+        for id in revoked {
+            tracing::info!(session = %id, "the account was removed or locked");
+            shared.end(id, CloseReason::AccountRevoked);
+        }
+    }
+}
+
+/// Runs until the runtime ends.
+pub(crate) async fn run(shared: Arc<Shared>, store: Option<FileStore>) {
+    loop {
+        let next = shared.registry().poll_timeout();
+        let latest = Instant::now() + SLOWEST;
+        let until = next.map_or(latest, |at| at.min(latest));
+        let changed = tokio::select! {
+            () = tokio::time::sleep_until(until.into()) => false,
+            () = shared.registry_changed.notified() => true,
+        };
+        if changed {
+            tokio::time::sleep(GATHER).await;
+        }
+        let now = Instant::now();
+        shared.registry().handle_timeout(now);
+        shared.desk().handle_timeout(now);
+        if let Some(store) = &store {
+            let (shared, store) = (Arc::clone(&shared), store.clone());
+            let saved = tokio::task::spawn_blocking(move || save(&shared, &store)).await;
+            if let Ok(Err(error)) = saved {
+                tracing::warn!(%error, "cannot save the sessions; a restart now would lose them");
+            }
+        }
+    }
+}
+
+/// Writes the sessions now.
+pub(crate) fn save(shared: &Shared, store: &FileStore) -> io::Result<()> {
+    let snapshot = Snapshot::of(&shared.registry(), Clocks::now());
+    store.save(&snapshot)
+}

@@ -1,0 +1,408 @@
+//! A running server: what is started, in which order, and how it ends.
+//!
+//! ```text
+//!   settings -> egress -> listeners -> workers (threads) -> control socket -> ready
+//!   stop     -> drain  -> goodbye    -> workers end      -> store saved    -> egress gone
+//! ```
+
+mod bans;
+mod control;
+pub(crate) mod effective;
+mod housekeeping;
+mod limits;
+mod store;
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, anyhow, bail};
+use mstunnel_proto::auth::LoginDesk;
+use mstunnel_proto::close::CloseReason;
+use mstunnel_proto::pool::{Pool, PoolConfig};
+use mstunnel_proto::session::Registry;
+use tokio::sync::{Notify, mpsc};
+
+use self::effective::Effective;
+use self::store::{Clocks, FileStore};
+use crate::admin::{AdminSocket, ServerControl, ServerState};
+use crate::config::{EgressMode, Settings, StateStore};
+use crate::egress::{EgressConfig, KernelEgress, TunQueue};
+use crate::identity::Verifier;
+use crate::identity::oidc::Oidc;
+use crate::identity::password::PasswordFile;
+use crate::worker::{self, Parts, Shared, Worker};
+
+/// Threads of the runtime for logins, the control socket and the store.
+const CONTROL_THREADS: usize = 2;
+
+/// How long the workers may take for their goodbyes (R78).
+const GOODBYE: Duration = Duration::from_secs(4);
+
+/// The parts of a server that its administrator's commands reach.
+pub(crate) struct Running {
+    pub(crate) shared: Arc<Shared>,
+    settings: Mutex<Settings>,
+    stop: Notify,
+}
+
+/// A server with everything it has started.
+pub struct Server {
+    running: Arc<Running>,
+    control: tokio::runtime::Runtime,
+    workers: Vec<JoinHandle<()>>,
+    failures: mpsc::UnboundedReceiver<String>,
+    egress: KernelEgress,
+    store: Option<FileStore>,
+    listening: Vec<SocketAddr>,
+}
+
+impl Server {
+    /// Starts a server; it serves when this returns.
+    ///
+    /// # Errors
+    /// What could not be started, and what to do about it. Nothing is left running then.
+    pub fn start(settings: Settings) -> Result<Self> {
+        limits::raise_descriptors(settings.configuration.advanced.max_clients);
+        let effective = Effective::new(&settings)?;
+        let workers = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let addresses: Vec<SocketAddr> = settings.listen_addresses().collect();
+        let listeners = bind_all(&addresses, workers)?;
+        let (pool_v4, pool_v6) = pools(&settings)?;
+        let own_addresses: Vec<IpAddr> =
+            pool_v4.iter().chain(&pool_v6).map(mstunnel_proto::pool::Pool::server_address).collect();
+        let mut egress = open_egress(&settings, &effective, &own_addresses, workers)?;
+        for warning in egress.warnings() {
+            tracing::warn!("{warning}");
+        }
+        let control = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(CONTROL_THREADS)
+            .thread_name("control")
+            .enable_all()
+            .build()
+            .context("cannot start the control runtime")?;
+        let verifier = open_verifier(&settings, control.handle())?;
+        let mut registry = Registry::new(effective.registry.clone(), pool_v4, pool_v6);
+        let store = open_store(&settings, &mut registry)?;
+        let shared = Arc::new(Shared::new(Parts {
+            desk: LoginDesk::new(Arc::clone(&effective.login)),
+            max_packet: usize::from(effective.device_mtu),
+            effective,
+            verifier,
+            control: control.handle().clone(),
+            registry,
+            workers,
+        }));
+        let running = Arc::new(Running {
+            shared: Arc::clone(&shared),
+            settings: Mutex::new(settings),
+            stop: Notify::new(),
+        });
+        let (report, failures) = mpsc::unbounded_channel();
+        let threads = start_workers(listeners, egress.take_queues(), &own_addresses, &shared, &report)?;
+        let server =
+            Self { running, control, workers: threads, failures, egress, store, listening: addresses };
+        server.start_control()?;
+        Ok(server)
+    }
+
+    fn start_control(&self) -> Result<()> {
+        let _runtime = self.control.enter();
+        let socket = self.running.settings().admin.socket.clone();
+        let socket = AdminSocket::bind(&socket)?;
+        self.control.spawn(socket.serve(Arc::clone(&self.running) as Arc<dyn ServerControl>));
+        self.control.spawn(housekeeping::revoke(Arc::clone(&self.running.shared)));
+        self.control.spawn(housekeeping::run(Arc::clone(&self.running.shared), self.store.clone()));
+        Ok(())
+    }
+
+    /// The addresses that are listened on.
+    pub fn listening(&self) -> &[SocketAddr] {
+        &self.listening
+    }
+
+    /// Where the control socket is.
+    pub fn control_socket(&self) -> PathBuf {
+        self.running.settings().admin.socket.clone()
+    }
+
+    /// Waits until somebody wants the server to end: the control socket, or a worker that failed.
+    ///
+    /// # Errors
+    /// The worker's failure.
+    pub async fn ended(&mut self) -> Result<()> {
+        tokio::select! {
+            () = self.running.stop.notified() => Ok(()),
+            failure = self.failures.recv() => {
+                bail!(failure.unwrap_or_else(|| "every worker has ended".to_owned()))
+            }
+        }
+    }
+
+    /// Reads the configuration again; see `mst-cli reload`.
+    ///
+    /// # Errors
+    /// Every problem of the new configuration; the old one stays in force.
+    pub fn reload(&self) -> Result<String, String> {
+        self.running.reload_configuration()
+    }
+
+    /// Takes no new sessions from now on.
+    pub fn drain(&self) {
+        self.running.shared.advance(ServerState::Draining);
+    }
+
+    /// How long sessions go on after a request to end.
+    pub fn drain_time(&self) -> Duration {
+        self.running.settings().configuration.advanced.server_drain
+    }
+
+    /// Ends the server: sessions are told to come back, workers end, the kernel is left as it was.
+    ///
+    /// # Errors
+    /// What could not be undone.
+    pub fn stop(self) -> Result<()> {
+        let shared = &self.running.shared;
+        // Saved first: to come back is what the clients are told.
+        let saved = self.store.as_ref().map_or(Ok(()), |store| housekeeping::save(shared, store));
+        shared.advance(ServerState::Stopping);
+        for live in shared.live.all() {
+            live.close(CloseReason::ServerShutdown);
+        }
+        let until = Instant::now() + GOODBYE;
+        for worker in self.workers {
+            while !worker.is_finished() && Instant::now() < until {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            if worker.is_finished() && worker.join().is_err() {
+                tracing::error!("a worker had panicked");
+            }
+        }
+        self.control.shutdown_timeout(Duration::from_millis(200));
+        self.egress.close().context("cannot clean up the egress")?;
+        saved.context("cannot save the sessions")
+    }
+}
+
+impl Running {
+    fn settings(&self) -> std::sync::MutexGuard<'_, Settings> {
+        self.settings.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Validates the whole new configuration, then swaps it in (R76).
+    pub(crate) fn reload_configuration(&self) -> Result<String, String> {
+        let mut settings = self.settings();
+        let (new, warnings) = Settings::load(&settings.path).map_err(|error| error.to_string())?;
+        let restart = settings.restart_needed(&new);
+        let shared = &self.shared;
+        let effective = Effective::new(&new).map_err(|error| format!("{error:#}"))?;
+        let verifier = open_verifier(&new, &shared.control).map_err(|error| format!("{error:#}"))?;
+        shared.desk().set_config(Arc::clone(&effective.login));
+        shared.registry().set_config(effective.registry.clone());
+        shared.verifier.store(Arc::new(verifier));
+        shared.effective.store(Arc::new(effective));
+        *settings = new;
+        let mut report = String::from("configuration reloaded; sessions opened from now on use it");
+        for warning in warnings {
+            tracing::warn!("{warning}");
+            report.push_str("\nwarning: ");
+            report.push_str(&warning);
+        }
+        for key in restart {
+            tracing::warn!(key, "changed, and needs a restart");
+            report.push_str(&format!("\nneeds a restart: {key}"));
+        }
+        Ok(report)
+    }
+}
+
+fn bind_all(addresses: &[SocketAddr], workers: usize) -> Result<Vec<Vec<std::net::TcpListener>>> {
+    (0..workers)
+        .map(|_| {
+            addresses
+                .iter()
+                .map(|&address| worker::bind(address).with_context(|| bind_failed(address)))
+                .collect()
+        })
+        .collect()
+}
+
+fn bind_failed(address: SocketAddr) -> String {
+    format!("cannot listen on {address} (is another server running there, is the address this machine's?)")
+}
+
+fn open_verifier(settings: &Settings, control: &tokio::runtime::Handle) -> Result<Verifier> {
+    let _runtime = control.enter();
+    let password = settings.auth.password.as_ref();
+    let password = password.map(|password| PasswordFile::open(&password.file)).transpose()?;
+    let bearer = settings.auth.bearer.as_ref();
+    let bearer = bearer
+        .map(|bearer| Oidc::from_file(&bearer.oidc, Some(&settings.state.directory), control))
+        .transpose()?;
+    Ok(Verifier::new(password, bearer))
+}
+
+fn pools(settings: &Settings) -> Result<(Option<Pool>, Option<Pool>)> {
+    let configuration = &settings.configuration;
+    let config = PoolConfig {
+        hold_back: configuration.advanced.cookie_timeout,
+        reserved: Vec::new(),
+        excluded: configuration.dns.clone(),
+    };
+    let pool = |prefix: Option<_>| {
+        prefix
+            .map(|prefix| {
+                Pool::new(prefix, &config).with_context(|| format!("cannot use the network {prefix}"))
+            })
+            .transpose()
+    };
+    Ok((pool(configuration.pool_v4)?, pool(configuration.pool_v6)?))
+}
+
+fn open_egress(
+    settings: &Settings,
+    effective: &Effective,
+    own_addresses: &[IpAddr],
+    workers: usize,
+) -> Result<KernelEgress> {
+    let configuration = &settings.configuration;
+    let prefixes = configuration.pool_v4.into_iter().chain(configuration.pool_v6);
+    let addresses = own_addresses.iter().copied().zip(prefixes).collect();
+    let mut config = EgressConfig::new(settings.egress.interface.clone(), effective.device_mtu, addresses);
+    config.queues = workers;
+    config.listen_ports = vec![configuration.listen_port];
+    config.masquerade = match settings.egress.mode {
+        EgressMode::Kernel => true,
+        EgressMode::Routed => false,
+        EgressMode::Userspace | EgressMode::Nat => {
+            bail!("egress mode {:?} is not available in this version", settings.egress.mode)
+        }
+    };
+    config.permitted = effective.permitted.clone();
+    KernelEgress::open(config).context("cannot open the kernel egress")
+}
+
+fn open_store(settings: &Settings, registry: &mut Registry) -> Result<Option<FileStore>> {
+    let directory = match settings.state.store {
+        StateStore::Memory => return Ok(None),
+        StateStore::Etcd => bail!("state store etcd is not available in this version"),
+        StateStore::File => &settings.state.directory,
+    };
+    let store = FileStore::open(directory)
+        .with_context(|| format!("cannot use the state directory {}", directory.display()))?;
+    let window = settings.configuration.advanced.cookie_timeout;
+    match store.load_into(registry, window, Clocks::now()) {
+        Ok(0) => {}
+        Ok(sessions) => tracing::info!(sessions, "sessions restored"),
+        Err(error) => tracing::warn!(%error, "stored sessions are lost"),
+    }
+    Ok(Some(store))
+}
+
+fn start_workers(
+    listeners: Vec<Vec<std::net::TcpListener>>,
+    queues: Vec<TunQueue>,
+    own_addresses: &[IpAddr],
+    shared: &Arc<Shared>,
+    report: &mpsc::UnboundedSender<String>,
+) -> Result<Vec<JoinHandle<()>>> {
+    if queues.len() != listeners.len() {
+        return Err(anyhow!("the TUN device has {} queues for {} workers", queues.len(), listeners.len()));
+    }
+    listeners
+        .into_iter()
+        .zip(queues)
+        .enumerate()
+        .map(|(index, (listeners, tun))| {
+            let worker = Worker {
+                index,
+                listeners,
+                tun,
+                own_addresses: own_addresses.to_vec(),
+                shared: Arc::clone(shared),
+            };
+            let report = report.clone();
+            std::thread::Builder::new()
+                .name(format!("worker-{index}"))
+                .spawn(move || report_end(index, worker, &report))
+                .context("cannot start a worker thread")
+        })
+        .collect()
+}
+
+fn report_end(index: usize, worker: Worker, report: &mpsc::UnboundedSender<String>) {
+    let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| worker.run()));
+    let failure = match ended {
+        Ok(Ok(())) => return,
+        Ok(Err(error)) => format!("worker {index} failed: {error}"),
+        Err(_) => format!("worker {index} panicked"),
+    };
+    // The server may be past listening.
+    let _ = report.send(failure);
+}
+
+/// Runs a server as the binary does, until a signal or the control socket ends it.
+///
+/// # Errors
+/// The server could not start, or a worker failed.
+pub fn run(settings: Settings) -> Result<()> {
+    let drain_first = settings.configuration.advanced.server_drain;
+    let mut server = Server::start(settings)?;
+    for address in server.listening() {
+        tracing::info!(%address, "listening");
+        announce(&format!("listening on {address}"));
+    }
+    notify(&[sd_notify::NotifyState::Ready]);
+    let signals = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let outcome = signals.block_on(until_ended(&mut server, drain_first));
+    notify(&[sd_notify::NotifyState::Stopping]);
+    let stopped = server.stop();
+    outcome.and(stopped)
+}
+
+async fn until_ended(server: &mut Server, drain: Duration) -> Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    loop {
+        tokio::select! {
+            ended = server.ended() => return ended,
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            _ = hangup.recv() => reload(server).await,
+        }
+    }
+    server.drain();
+    tracing::info!(?drain, "going down");
+    tokio::select! {
+        () = tokio::time::sleep(drain) => {}
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}
+
+async fn reload(server: &Server) {
+    let running = Arc::clone(&server.running);
+    match tokio::task::spawn_blocking(move || running.reload_configuration()).await {
+        Ok(Ok(report)) => tracing::info!("{report}"),
+        Ok(Err(problems)) => tracing::error!("configuration not reloaded, the old one stays: {problems}"),
+        Err(panic) => tracing::error!(%panic, "the reload failed"),
+    }
+}
+
+/// Writes the line that scripts wait for; it must reach stderr whatever the log filter.
+fn announce(line: &str) {
+    use io::Write;
+    // A closed stderr is the operator's choice.
+    let _ = writeln!(io::stderr(), "{line}");
+}
+
+fn notify(states: &[sd_notify::NotifyState<'_>]) {
+    // Not run by systemd is the usual case.
+    let _ = sd_notify::notify(states);
+}

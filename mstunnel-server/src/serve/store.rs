@@ -1,0 +1,284 @@
+//! Sessions on disk, so that a restart keeps them: a client comes back by its cookie onto its address.
+//!
+//! One file, `sessions.json`, in the state directory, written whole to a temporary name, synced and
+//! renamed. It holds hashes of cookies, never cookies. A file that cannot be read or written costs the
+//! sessions of a restart and nothing else.
+//!
+//! # Source
+//! R10, R31, R79, R81; design.md 9.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use mstunnel_proto::auth::{AuthMethod, CookieHash};
+use mstunnel_proto::pool::OwnerKey;
+use mstunnel_proto::session::{Admit, Leases, Record, Registry, Stage};
+use serde::{Deserialize, Serialize};
+
+/// The largest file that is read: 64,000 sessions need about 20 MB.
+const MAX_FILE_BYTES: u64 = 128 << 20;
+
+const VERSION: u32 = 1;
+
+/// Where the sessions are kept.
+#[derive(Clone, Debug)]
+pub(crate) struct FileStore {
+    path: PathBuf,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Stored {
+    version: u32,
+    sessions: Vec<StoredSession>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredSession {
+    cookie_sha256: String,
+    user: String,
+    groups: Vec<String>,
+    group: Option<String>,
+    method: StoredMethod,
+    ipv4: Option<Ipv4Addr>,
+    ipv6: Option<Ipv6Addr>,
+    /// Seconds since 1970: the session timeout.
+    ends_at: Option<u64>,
+    /// Seconds since 1970: when the cookie dies; absent while a connection is live.
+    cookie_until: Option<u64>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum StoredMethod {
+    Bearer,
+    Certificate,
+    Password,
+}
+
+impl From<AuthMethod> for StoredMethod {
+    fn from(method: AuthMethod) -> Self {
+        match method {
+            AuthMethod::Bearer => Self::Bearer,
+            AuthMethod::Certificate => Self::Certificate,
+            AuthMethod::Password => Self::Password,
+        }
+    }
+}
+
+impl From<StoredMethod> for AuthMethod {
+    fn from(method: StoredMethod) -> Self {
+        match method {
+            StoredMethod::Bearer => Self::Bearer,
+            StoredMethod::Certificate => Self::Certificate,
+            StoredMethod::Password => Self::Password,
+        }
+    }
+}
+
+/// The two clocks, read at one moment.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Clocks {
+    pub(crate) monotonic: Instant,
+    pub(crate) wall: SystemTime,
+}
+
+impl Clocks {
+    /// Reads both clocks.
+    pub(crate) fn now() -> Self {
+        Self { monotonic: Instant::now(), wall: SystemTime::now() }
+    }
+
+    fn to_unix(self, at: Instant) -> u64 {
+        let wall = self.wall + at.saturating_duration_since(self.monotonic);
+        wall.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+    }
+
+    /// `None` for a moment that is past.
+    fn to_instant(self, unix: u64) -> Option<Instant> {
+        let wall = UNIX_EPOCH.checked_add(Duration::from_secs(unix))?;
+        let ahead = wall.duration_since(self.wall).ok().filter(|ahead| !ahead.is_zero())?;
+        self.monotonic.checked_add(ahead)
+    }
+}
+
+impl FileStore {
+    /// Keeps sessions in `directory`, which is made when it is missing.
+    ///
+    /// # Errors
+    /// The directory cannot be made.
+    pub(crate) fn open(directory: &Path) -> io::Result<Self> {
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+        Ok(Self { path: directory.join("sessions.json") })
+    }
+
+    /// Writes all sessions of `registry`.
+    ///
+    /// # Errors
+    /// The file cannot be written; the former one is untouched.
+    pub(crate) fn save(&self, sessions: &Snapshot) -> io::Result<()> {
+        let temporary = self.path.with_extension("json.new");
+        let mut file: File =
+            OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+        file.write_all(&serde_json::to_vec(&sessions.0)?)?;
+        file.sync_all()?;
+        fs::rename(&temporary, &self.path)
+    }
+
+    /// Takes the stored sessions up into `registry`; returns how many came back.
+    ///
+    /// A connection that was live when the file was written waits `window` for its client.
+    ///
+    /// # Errors
+    /// The file is there and cannot be read. A missing file is an empty one.
+    pub(crate) fn load_into(
+        &self,
+        registry: &mut Registry,
+        window: Duration,
+        clocks: Clocks,
+    ) -> io::Result<usize> {
+        let stored = match fs::metadata(&self.path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
+            Err(error) => return Err(error),
+            Ok(metadata) if metadata.len() > MAX_FILE_BYTES => {
+                return Err(io::Error::other(format!("{} bytes, limit {MAX_FILE_BYTES}", metadata.len())));
+            }
+            Ok(_) => serde_json::from_slice::<Stored>(&fs::read(&self.path)?)?,
+        };
+        if stored.version != VERSION {
+            return Err(io::Error::other(format!("version {}, want {VERSION}", stored.version)));
+        }
+        let now = clocks.monotonic;
+        let restored = stored.sessions.into_iter().filter_map(|session| {
+            let ends_at = match session.ends_at {
+                None => None,
+                Some(unix) => Some(clocks.to_instant(unix)?),
+            };
+            let until = match session.cookie_until {
+                None => now + window,
+                Some(unix) => clocks.to_instant(unix)?.min(now + window),
+            };
+            let admit = Admit {
+                owner: OwnerKey::of_device(&session.user, ""),
+                user: session.user,
+                groups: session.groups,
+                group: session.group,
+                method: session.method.into(),
+                cookie: hash_of(&session.cookie_sha256)?,
+            };
+            let leases = Leases { v4: session.ipv4, v6: session.ipv6 };
+            registry.restore(admit, leases, ends_at, until, now).ok()
+        });
+        Ok(restored.count())
+    }
+}
+
+/// The sessions of a registry at one moment, to be written without holding its lock.
+pub(crate) struct Snapshot(Stored);
+
+impl Snapshot {
+    /// Copies what has to be kept.
+    pub(crate) fn of(registry: &Registry, clocks: Clocks) -> Self {
+        let sessions = registry.records().map(|record| stored(record, clocks)).collect();
+        Self(Stored { version: VERSION, sessions })
+    }
+}
+
+fn stored(record: &Record, clocks: Clocks) -> StoredSession {
+    let leases = record.leases();
+    StoredSession {
+        cookie_sha256: BASE64.encode(record.cookie().as_bytes()),
+        user: record.user().to_owned(),
+        groups: record.groups().to_vec(),
+        group: record.group().map(str::to_owned),
+        method: record.method().into(),
+        ipv4: leases.v4,
+        ipv6: leases.v6,
+        ends_at: record.ends_at().map(|at| clocks.to_unix(at)),
+        cookie_until: match record.stage() {
+            Stage::Attached { .. } => None,
+            Stage::Admitted { until } | Stage::Detached { until } => Some(clocks.to_unix(until)),
+        },
+    }
+}
+
+fn hash_of(text: &str) -> Option<CookieHash> {
+    let bytes = BASE64.decode(text).ok()?;
+    bytes.try_into().ok().map(CookieHash::from_bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use mstunnel_proto::pool::{Pool, PoolConfig};
+    use mstunnel_proto::session::{Attach, RegistryConfig};
+
+    use super::*;
+
+    const WINDOW: Duration = Duration::from_secs(300);
+
+    fn registry() -> Registry {
+        let pool = PoolConfig { hold_back: WINDOW, reserved: Vec::new(), excluded: Vec::new() };
+        let config = RegistryConfig {
+            cookie_timeout: WINDOW,
+            session_timeout: Some(Duration::from_secs(3600)),
+            max_sessions: 10,
+            max_per_user: None,
+        };
+        Registry::new(config, Some(Pool::new("10.9.0.0/24".parse().unwrap(), &pool).unwrap()), None)
+    }
+
+    fn attach(cookie: CookieHash) -> Attach {
+        Attach { cookie, wants_v4: true, wants_v6: false, holder: 0 }
+    }
+
+    /// Covers: R10, R31, R79
+    #[test]
+    fn a_session_survives_a_restart_with_its_address_and_its_remaining_time() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = FileStore::open(directory.path()).unwrap();
+        let before = Clocks::now();
+        let cookie = CookieHash::from_bytes([7; 32]);
+        let mut registry_before = registry();
+        let admit = Admit {
+            user: "ada".to_owned(),
+            groups: vec!["staff".to_owned()],
+            group: None,
+            method: AuthMethod::Password,
+            cookie,
+            owner: OwnerKey::of_device("ada", ""),
+        };
+        registry_before.admit(admit, before.monotonic).unwrap();
+        let first = registry_before.attach(attach(cookie), before.monotonic).unwrap();
+        store.save(&Snapshot::of(&registry_before, before)).unwrap();
+
+        // An hour is the session timeout: half of it later half of it is left.
+        let later = Duration::from_secs(1800);
+        let after = Clocks { monotonic: before.monotonic, wall: before.wall + later };
+        let mut registry_after = registry();
+        assert_eq!(store.load_into(&mut registry_after, WINDOW, after).unwrap(), 1);
+        let again = registry_after.attach(attach(cookie), after.monotonic).unwrap();
+        assert_eq!(again.leases, first.leases);
+        let left = again.ends_at.unwrap() - after.monotonic;
+        assert!(left <= later && left > later - Duration::from_secs(2), "{left:?}");
+
+        let over = Clocks { monotonic: before.monotonic, wall: before.wall + 2 * later };
+        assert_eq!(store.load_into(&mut registry(), WINDOW, over).unwrap(), 0);
+    }
+
+    /// Covers: R81
+    #[test]
+    fn a_torn_or_foreign_file_is_an_error_and_not_a_panic() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = FileStore::open(directory.path()).unwrap();
+        assert_eq!(store.load_into(&mut registry(), WINDOW, Clocks::now()).unwrap(), 0);
+        for bytes in [&b"{\"version\":1,\"sess"[..], b"{\"version\":9,\"sessions\":[]}", b""] {
+            fs::write(directory.path().join("sessions.json"), bytes).unwrap();
+            assert!(store.load_into(&mut registry(), WINDOW, Clocks::now()).is_err());
+        }
+    }
+}

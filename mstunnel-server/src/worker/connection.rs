@@ -1,0 +1,265 @@
+//! From an accepted CONNECT to the end of the connection: lease, headers, tunnel, farewell.
+
+use std::cell::RefCell;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Instant;
+
+use mstunnel_proto::auth::{Admission, Cookie, CookieHash};
+use mstunnel_proto::close::CloseReason;
+use mstunnel_proto::connect::{ConnectRequest, Refusal, TUNNEL_PATH};
+use mstunnel_proto::http::{Request, Response};
+use mstunnel_proto::pool::OwnerKey;
+use mstunnel_proto::session::{
+    Admit, Attach, AttachRefused, Attachment, Session, SessionCounters, SessionParams, Standing,
+};
+use tokio::net::TcpStream;
+use tokio_rustls::server::TlsStream;
+
+use super::WorkerContext;
+use super::front;
+use super::gate::Pass;
+use super::live::{Live, Who};
+use super::records::Records;
+use super::shared::{Shared, Told};
+use super::tunnel::Tunnel;
+use crate::admin::{EventKind, ServerState};
+use crate::serve::effective::Effective;
+
+/// The longest user agent kept for display.
+const MAX_USER_AGENT: usize = 128;
+
+/// Serves a CONNECT request and, when it is accepted, the tunnel to its end.
+pub(crate) async fn run(
+    mut tls: TlsStream<TcpStream>,
+    request: Request,
+    rest: Vec<u8>,
+    remote: SocketAddr,
+    pass: Pass,
+    context: Rc<WorkerContext>,
+) {
+    let effective = context.shared.effective.load_full();
+    let (connect, attachment) = match attach(&request, remote, &effective, &context) {
+        Ok(accepted) => accepted,
+        Err(refused) => {
+            // The client reads the refusal or is gone; both are the end.
+            let _ = front::send(&mut tls, &refused).await;
+            front::finish(tls).await;
+            return;
+        }
+    };
+    let standing =
+        Standing { id: attachment.id, generation: attachment.generation, holder: holder(context.index) };
+    let now = Instant::now();
+    let head = effective.connect_params(&connect, &attachment, remote, now);
+    let mtu = head.mtu.get();
+    if front::send_bytes(&mut tls, &head.encode(&connect)).await.is_err() {
+        context.shared.detach(standing, CloseReason::StreamClosed, &SessionCounters::default());
+        return;
+    }
+    drop(pass);
+    let (tcp, tls) = tls.into_inner();
+    let live = Arc::new(Live::new(Who {
+        id: attachment.id,
+        worker: context.index,
+        remote,
+        user_agent: printable(connect.user_agent.as_deref().unwrap_or_default()),
+        cipher: cipher_of(&tls),
+        since: now,
+        mtu,
+    }));
+    let params =
+        SessionParams { id: attachment.id, leases: attachment.leases, mtu, ends_at: attachment.ends_at };
+    let session = Session::new(effective.session(&connect), params, now);
+    let tunnel = Tunnel::new(session, Records::new(tcp, tls), &rest, Arc::clone(&live));
+    drop(effective);
+    audit_open(&context.shared, &attachment, remote);
+    let (reason, counters) = drive(tunnel, live, &attachment, &context).await;
+    context.shared.detach(standing, reason, &counters);
+    audit_close(&context.shared, &attachment, remote, reason, &counters);
+}
+
+/// Decides a CONNECT: the cookie first, before anything is spent on it (R30).
+fn attach(
+    request: &Request,
+    remote: SocketAddr,
+    effective: &Effective,
+    context: &WorkerContext,
+) -> Result<(ConnectRequest, Attachment), Response> {
+    if request.path() != TUNNEL_PATH {
+        return Err(Response::new(404, "Not found").close());
+    }
+    let shared = &context.shared;
+    let cookie = request.cookie("webvpn").and_then(Cookie::parse).map(|cookie| cookie.hash());
+    let Some(cookie) = cookie.filter(|cookie| shared.registry().knows(cookie, Instant::now())) else {
+        return Err(Refusal::Unauthorized.response());
+    };
+    if shared.stage() != ServerState::Running {
+        return Err(Refusal::Unavailable("the server is going down for maintenance").response());
+    }
+    let connect = ConnectRequest::parse(request).map_err(|error| {
+        tracing::debug!(%remote, %error, "bad CONNECT request");
+        error.response()
+    })?;
+    let carries_ipv6 = effective.carries_ipv6(&connect, remote);
+    if !connect.families.v4 && !carries_ipv6 {
+        return Err(Refusal::Unavailable("the link is too small for IPv6").response());
+    }
+    let attach = Attach {
+        cookie,
+        wants_v4: connect.families.v4,
+        wants_v6: connect.families.v6 && carries_ipv6,
+        holder: holder(context.index),
+    };
+    let attached = shared.registry().attach(attach, Instant::now());
+    shared.registry_changed.notify_one();
+    match attached {
+        Ok(attachment) => {
+            if attachment.replaced.is_some()
+                && let Some(old) = shared.live.get(attachment.id)
+            {
+                old.close(CloseReason::TakenOver);
+            }
+            Ok((connect, attachment))
+        }
+        Err(AttachRefused::UnknownCookie) => Err(Refusal::Unauthorized.response()),
+        Err(AttachRefused::TooManySessions { .. }) => {
+            Err(Refusal::Unavailable("too many sessions of this user").response())
+        }
+        Err(AttachRefused::NoAddress) => {
+            tracing::warn!("no free address in the pool");
+            Err(Refusal::Unavailable("no free address").response())
+        }
+    }
+}
+
+/// Runs the tunnel in a task of its own, so that a defect ends this session alone (R82).
+async fn drive(
+    tunnel: Tunnel,
+    live: Arc<Live>,
+    attachment: &Attachment,
+    context: &Rc<WorkerContext>,
+) -> (CloseReason, SessionCounters) {
+    let addresses = attachment.leases;
+    let tunnel = Rc::new(RefCell::new(tunnel));
+    context.shared.live.enter(&live, addresses.iter());
+    for address in addresses.iter() {
+        context.tunnels.borrow_mut().insert(address, Rc::clone(&tunnel));
+    }
+    if context.shared.stage() == ServerState::Stopping {
+        // The stop looked for live connections before this one was entered.
+        live.close(CloseReason::ServerShutdown);
+    }
+    let ended = tokio::task::spawn_local(turns(Rc::clone(&tunnel), Rc::clone(context))).await;
+    for address in addresses.iter() {
+        let mut tunnels = context.tunnels.borrow_mut();
+        if tunnels.get(&address).is_some_and(|held| Rc::ptr_eq(held, &tunnel)) {
+            tunnels.remove(&address);
+        }
+    }
+    context.shared.live.leave(&live, addresses.iter());
+    match ended {
+        Ok(reason) => (reason, tunnel.borrow_mut().finish(&context.bench)),
+        Err(panic) => {
+            tracing::error!(session = %attachment.id, %panic, "a defect ended a session");
+            (CloseReason::InternalError, live.counters())
+        }
+    }
+}
+
+/// The drive loop: a turn whenever the socket, a timer or somebody else wants one.
+async fn turns(tunnel: Rc<RefCell<Tunnel>>, context: Rc<WorkerContext>) -> CloseReason {
+    let timer = tokio::time::sleep(std::time::Duration::ZERO);
+    tokio::pin!(timer);
+    std::future::poll_fn(|cx| {
+        let mut tunnel = tunnel.borrow_mut();
+        if let Poll::Ready(reason) = tunnel.poll(cx, &context.bench, Instant::now()) {
+            return Poll::Ready(reason);
+        }
+        if let Some(at) = tunnel.deadline() {
+            let at = tokio::time::Instant::from_std(at);
+            if timer.deadline() != at {
+                timer.as_mut().reset(at);
+            }
+            if timer.as_mut().poll(cx).is_ready() {
+                cx.waker().wake_by_ref();
+            }
+        }
+        Poll::Pending
+    })
+    .await
+}
+
+/// What an admission is to the registry.
+pub(crate) fn admit_of(admission: &Admission, cookie: CookieHash) -> Admit {
+    Admit {
+        user: admission.user.clone(),
+        groups: admission.groups.clone(),
+        group: admission.group.clone(),
+        method: admission.method,
+        cookie,
+        owner: OwnerKey::of_device(&admission.user, ""),
+    }
+}
+
+fn holder(worker: usize) -> u32 {
+    u32::try_from(worker).expect("there are a few workers")
+}
+
+fn cipher_of(tls: &rustls::ServerConnection) -> String {
+    let version = tls.protocol_version().map_or("TLS", |version| version.as_str().unwrap_or("TLS"));
+    let suite = tls.negotiated_cipher_suite().map(|suite| suite.suite());
+    let suite = suite.as_ref().and_then(|suite| suite.as_str()).unwrap_or("unknown");
+    format!("{version} {suite}")
+}
+
+/// Peer text for tables and logs: printable ASCII, bounded.
+fn printable(text: &str) -> String {
+    text.chars().filter(|c| (' '..='~').contains(c)).take(MAX_USER_AGENT).collect()
+}
+
+fn audit_open(shared: &Shared, attachment: &Attachment, remote: SocketAddr) {
+    let first = attachment.generation == 1;
+    let (v4, v6) = (attachment.leases.v4, attachment.leases.v6);
+    tracing::info!(session = %attachment.id, user = attachment.user, %remote, ?v4, ?v6, first, "open");
+    shared.tell(Told {
+        kind: if first { EventKind::Open } else { EventKind::Reconnect },
+        id: Some(attachment.id),
+        user: Some(&attachment.user),
+        remote: Some(remote),
+        reason: None,
+    });
+}
+
+fn audit_close(
+    shared: &Shared,
+    attachment: &Attachment,
+    remote: SocketAddr,
+    reason: CloseReason,
+    counters: &SessionCounters,
+) {
+    let (bytes_in, bytes_out) = (counters.bytes_in, counters.bytes_out);
+    let reason = reason.name();
+    tracing::info!(session = %attachment.id, user = attachment.user, %remote, reason, bytes_in, bytes_out, "close");
+    shared.tell(Told {
+        kind: EventKind::Close,
+        id: Some(attachment.id),
+        user: Some(&attachment.user),
+        remote: Some(remote),
+        reason: Some(reason),
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Covers: R25, R58
+    #[test]
+    fn peer_text_is_bounded_and_printable() {
+        assert_eq!(printable("Open\x1b[31m\r\nAgent é"), "Open[31mAgent ");
+        assert_eq!(printable(&"x".repeat(1000)).len(), MAX_USER_AGENT);
+    }
+}

@@ -1,0 +1,169 @@
+//! The corporate host: a web page that says who asked, an iperf3 server, a UDP listener.
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use crate::netns::Netns;
+use crate::network::Network;
+use crate::process::{Process, Stream};
+use crate::wait::SHORT;
+
+/// How often an accepting thread looks whether it should end.
+const ACCEPT_PERIOD: Duration = Duration::from_millis(20);
+/// The largest page, so that a typing error asks for no gigabytes.
+const MAX_PAGE_BYTES: usize = 64 << 20;
+
+/// The namespace of the corporate host, with its web server running.
+#[derive(Debug)]
+pub struct Corporate {
+    netns: Netns,
+    _web: Service,
+}
+
+impl Corporate {
+    /// The port of the web server.
+    pub const WEB_PORT: u16 = 80;
+
+    pub(crate) fn new(netns: Netns) -> Self {
+        let any: IpAddr = Ipv6Addr::UNSPECIFIED.into(); // both families
+        let listener = netns.with(|| TcpListener::bind((any, Self::WEB_PORT))).expect("port 80 is free");
+        let web = Service::start(listener, serve_page);
+        Self { netns, _web: web }
+    }
+
+    /// The namespace.
+    pub fn netns(&self) -> &Netns {
+        &self.netns
+    }
+
+    /// Starts `iperf3 -s` and waits until it listens.
+    pub fn start_iperf3(&self, directory: &Path) -> Process {
+        let mut process = self.netns.start("iperf3", &["--server", "--forceflush"], directory);
+        process.wait_for(Stream::Stdout, "Server listening", 1, SHORT);
+        process
+    }
+
+    /// Listens on UDP `port` of both families.
+    pub fn udp_sink(&self, port: u16) -> UdpSink {
+        let socket =
+            self.netns.with(|| UdpSocket::bind((Ipv6Addr::UNSPECIFIED, port))).expect("the port is free");
+        UdpSink { socket }
+    }
+
+    /// Makes the address pools reachable, for servers that do not masquerade.
+    pub fn route_pools_to_the_server(&self, pools: &[&str]) {
+        for pool in pools {
+            let via: IpAddr = match pool.contains(':') {
+                true => Network::SERVER_INSIDE_V6.into(),
+                false => Network::SERVER_INSIDE_V4.into(),
+            };
+            self.netns.run("ip", &["route", "add", pool, "via", &via.to_string()]);
+        }
+    }
+}
+
+/// A UDP socket of the corporate host: what the far side really saw.
+#[derive(Debug)]
+pub struct UdpSink {
+    socket: UdpSocket,
+}
+
+impl UdpSink {
+    /// Returns the next datagram and its source, or `None` if nothing comes within `limit`.
+    pub fn receive(&self, limit: Duration) -> Option<(SocketAddr, Vec<u8>)> {
+        self.socket.set_read_timeout(Some(limit)).expect("a limit above zero");
+        let mut buffer = vec![0; 65_536];
+        let (len, from) = self.socket.recv_from(&mut buffer).ok()?;
+        buffer.truncate(len);
+        Some((SocketAddr::new(from.ip().to_canonical(), from.port()), buffer))
+    }
+
+    /// Answers a datagram.
+    pub fn send(&self, to: SocketAddr, payload: &[u8]) {
+        let to = match to.ip() {
+            IpAddr::V4(v4) => SocketAddr::new(v4.to_ipv6_mapped().into(), to.port()),
+            IpAddr::V6(_) => to,
+        };
+        self.socket.send_to(payload, to).expect("a datagram leaves");
+    }
+}
+
+/// A thread that accepts connections and gives each a thread of its own; ends when dropped.
+#[derive(Debug)]
+pub(crate) struct Service {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Service {
+    pub(crate) fn start(listener: TcpListener, serve: impl Fn(TcpStream) + Send + Sync + 'static) -> Self {
+        listener.set_nonblocking(true).expect("a socket can be made non-blocking");
+        let stop = Arc::new(AtomicBool::new(false));
+        let (stopped, serve) = (Arc::clone(&stop), Arc::new(serve));
+        let thread = thread::spawn(move || {
+            while !stopped.load(Ordering::Relaxed) {
+                match listener.accept() {
+                    Ok((stream, _)) => {
+                        stream.set_nonblocking(false).ok();
+                        stream.set_read_timeout(Some(SHORT)).ok();
+                        stream.set_write_timeout(Some(SHORT)).ok();
+                        let serve = Arc::clone(&serve);
+                        thread::spawn(move || serve(stream));
+                    }
+                    Err(_) => thread::sleep(ACCEPT_PERIOD),
+                }
+            }
+        });
+        Self { stop, thread: Some(thread) }
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            thread.join().ok();
+        }
+    }
+}
+
+/// `/` says who asked; `/bytes/N` is N bytes long; `/slow/N` sends one byte every 100 ms, N times.
+fn serve_page(mut stream: TcpStream) {
+    let Ok(peer) = stream.peer_addr() else { return };
+    let mut line = String::new();
+    let mut reader = BufReader::new(&stream);
+    if reader.read_line(&mut line).is_err() {
+        return;
+    }
+    let start = Instant::now();
+    let mut field = String::new();
+    while reader.read_line(&mut field).is_ok_and(|len| len > 2) && start.elapsed() < SHORT {
+        field.clear();
+    }
+    let path = line.split(' ').nth(1).unwrap_or("/");
+    let number = |prefix: &str| path.strip_prefix(prefix).and_then(|n| n.parse::<usize>().ok());
+    let (body, slow) = match (number("/bytes/"), number("/slow/")) {
+        (Some(n), _) => (vec![b'.'; n.min(MAX_PAGE_BYTES)], false),
+        (_, Some(n)) => (vec![b'.'; n.min(MAX_PAGE_BYTES)], true),
+        _ => (format!("corporate page for {}\n", peer.ip().to_canonical()).into_bytes(), false),
+    };
+    let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
+    if stream.write_all(head.as_bytes()).is_err() {
+        return;
+    }
+    if slow {
+        for byte in body {
+            thread::sleep(Duration::from_millis(100));
+            if stream.write_all(&[byte]).is_err() {
+                return;
+            }
+        }
+    } else {
+        stream.write_all(&body).ok();
+    }
+}

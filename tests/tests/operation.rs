@@ -1,0 +1,296 @@
+//! Starting, looking, changing, stopping; and what happens at the limits of the machine.
+
+use std::net::TcpStream;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use mstunnel_tests::{FrameType, Heard, LONG, Network, Openconnect, Peer, SHORT, Setup, run_server, until};
+use serde_json::{Value, json};
+
+const PASSWORD: &str = "secret of alice";
+
+/// Covers: statement 42, R32
+#[test]
+fn mst_cli_shows_the_user_and_disconnects_it_for_good() {
+    let Some(network) = Network::new() else { return };
+    let Some(gateway) = Setup::new().start_ours(&network) else { return };
+    let cookie = Openconnect::to(&network, 0, &gateway).password("alice", PASSWORD).authenticate();
+    let mut client = Openconnect::to(&network, 0, &gateway).argument("--no-dtls").cookie(&cookie).connect();
+    network.client(0).ping(Network::CORPORATE_V4.into());
+    let users = gateway.show(&network, "users");
+    let user = &users[0];
+    assert_eq!(users.as_array().map(Vec::len), Some(1), "{users}");
+    assert_eq!(user["user"], "alice");
+    assert_eq!(user["channel"], "tls");
+    assert_eq!(user["ipv4"], client.environment().get("INTERNAL_IP4_ADDRESS"));
+    assert_eq!(user["ipv6"], client.environment().get("INTERNAL_IP6_ADDRESS"));
+    let remote = user["remote"].as_str().unwrap_or_default();
+    assert!(remote.starts_with(&network.ports(0).client_v4.to_string()), "{remote}");
+    assert!(user["user_agent"].as_str().is_some_and(|agent| agent.contains("AnyConnect")), "{user}");
+    for name in ["bytes_in", "bytes_out"] {
+        assert!(user[name].as_u64().is_some_and(|bytes| bytes >= 84), "{name} in {user}");
+    }
+    for name in ["id", "groups", "cipher", "connected_seconds"] {
+        assert!(!user[name].is_null(), "{name} in {user}");
+    }
+    let status = gateway.show(&network, "status");
+    assert_eq!(status["sessions"], 1, "{status}");
+    assert!(status["uptime_seconds"].is_u64(), "{status}");
+
+    gateway.mst_cli(&network, &["server", "disconnect", "user", "alice"]).expect_success("disconnect");
+    assert_ne!(client.wait_end(LONG).code(), Some(0));
+    assert!(client.calls("attempt-reconnect").is_empty(), "it was told to stay away");
+    let refused = Openconnect::to(&network, 0, &gateway).cookie(&cookie).run();
+    assert_eq!(refused.code, Some(2), "{}", refused.stderr);
+    until("the end of the session", SHORT, || (gateway.sessions(&network) == 0).then_some(()));
+}
+
+/// Covers: statement 42
+#[test]
+fn one_of_two_sessions_is_disconnected_by_its_id() {
+    let Some(network) = Network::new() else { return };
+    let setup = Setup::new().user("bob", "secret of bob", &[]);
+    let Some(gateway) = setup.start_ours(&network) else { return };
+    let open = |user: &str| {
+        let mut raw = gateway.raw(&network);
+        let cookie = raw.cookie(user, &format!("secret of {user}"));
+        raw.open_tunnel(&cookie);
+        raw
+    };
+    let (mut alice, mut bob) = (open("alice"), open("bob"));
+    let users = gateway.show(&network, "users");
+    let id =
+        users.as_array().into_iter().flatten().find(|user| user["user"] == "alice").expect("alice")["id"]
+            .clone();
+    let id = id.as_str().map_or_else(|| id.to_string(), str::to_owned);
+    gateway.mst_cli(&network, &["server", "disconnect", "id", &id]).expect_success("disconnect id");
+    let frames = alice.wait_closed(SHORT);
+    assert!(frames.iter().any(|frame| frame.kind == FrameType::DISCONNECT), "{frames:?}");
+    bob.expect_alive();
+    assert_ne!(gateway.mst_cli(&network, &["server", "disconnect", "id", &id]).code, Some(0), "it is gone");
+}
+
+#[test]
+fn sigterm_ends_the_server_well_and_leaves_nothing_behind() {
+    let Some(network) = Network::new() else { return };
+    let Some(mut gateway) = Setup::new().start_ours(&network) else { return };
+    let client = Openconnect::alice(&network, &gateway);
+    assert!(network.server().run("ip", &["link", "show"]).contains("mst0"));
+    assert!(!network.server().run("nft", &["list", "tables"]).is_empty());
+    assert_eq!(gateway.terminate().code(), Some(0));
+    assert!(!network.server().run("ip", &["link", "show"]).contains("mst0"));
+    assert_eq!(network.server().run("nft", &["list", "tables"]), "");
+    assert_eq!(gateway.mst_cli(&network, &["server", "show", "status"]).code, Some(3), "not running");
+    drop(client);
+    // What a killed run leaves is no obstacle for the next one.
+    gateway.start_again(&network);
+    gateway.signal(libc::SIGKILL);
+    until("the end of the killed server", SHORT, || (!gateway.runs()).then_some(()));
+    gateway.start_again(&network);
+    let _client = Openconnect::alice(&network, &gateway);
+    network.client(0).ping(Network::CORPORATE_V4.into());
+}
+
+#[test]
+fn sighup_and_reload_take_up_a_changed_configuration_and_keep_sessions() {
+    let Some(network) = Network::new() else { return };
+    let setup = Setup::new().user("bob", "secret of bob", &[]);
+    let Some(mut gateway) = setup.start_ours(&network) else { return };
+    let mut live = gateway.raw(&network);
+    let cookie = live.cookie("alice", PASSWORD);
+    live.open_tunnel(&cookie);
+    let dns = |gateway: &mstunnel_tests::Gateway| {
+        let mut raw = gateway.raw(&network);
+        let cookie = raw.cookie("bob", "secret of bob");
+        let told = raw.open_tunnel(&cookie).answer.fields_spelled("X-CSTP-DNS").join(" ");
+        raw.send_frame(FrameType::DISCONNECT, b"\xb0done");
+        told
+    };
+    assert_eq!(dns(&gateway), "10.20.0.53");
+    gateway.rewrite(|setup| setup.set("dnsServers", json!(["10.20.0.99"])));
+    gateway.signal(libc::SIGHUP);
+    until("the new DNS server", SHORT, || (dns(&gateway) == "10.20.0.99").then_some(()));
+    live.expect_alive();
+
+    gateway.rewrite(|setup| setup.set("dnsServers", json!(["10.20.0.100"])));
+    gateway.mst_cli(&network, &["server", "reload"]).expect_success("reload");
+    assert_eq!(dns(&gateway), "10.20.0.100");
+
+    gateway.rewrite(|setup| setup.set("network", json!("10.77.0.0/33")));
+    let refused = gateway.mst_cli(&network, &["server", "reload"]);
+    assert_ne!(refused.code, Some(0));
+    assert!((refused.stdout + &refused.stderr).contains("10.77.0.0/33"), "the refusal names the value");
+    gateway.signal(libc::SIGHUP);
+    sleep(Duration::from_millis(500));
+    assert!(gateway.runs(), "a bad configuration at reload ended the server");
+    assert_eq!(dns(&gateway), "10.20.0.100");
+    live.expect_alive();
+}
+
+/// Covers: R32
+#[test]
+fn an_account_that_is_locked_or_added_counts_without_a_restart() {
+    let Some(network) = Network::new() else { return };
+    // The tries until the file is looked at again must not end in a ban.
+    let setup = Setup::new().user("bob", "secret of bob", &[]).advanced("max-ban-score", 0);
+    let Some(gateway) = setup.start_ours(&network) else { return };
+    let mut live = gateway.raw(&network);
+    let cookie = live.cookie("bob", "secret of bob");
+    live.open_tunnel(&cookie);
+    let mut other = gateway.raw(&network);
+    let others = other.cookie("alice", PASSWORD);
+    other.open_tunnel(&others);
+    gateway.lock_user("bob");
+    live.wait_closed(Duration::from_secs(5));
+    other.expect_alive();
+    let refused = || gateway.raw(&network).sign_in("bob", "secret of bob").cookie("webvpn").is_none();
+    until("the lock", SHORT, || refused().then_some(()));
+    let password = gateway.directory().join("new-password");
+    std::fs::write(&password, "secret of dora\n").expect("a file of the test");
+    let arguments = ["passwd", "users.passwd", "dora", "--password-file", "new-password"];
+    let Some(output) = run_server(&arguments, gateway.directory(), "") else { return };
+    output.expect_success("mstunnel-server passwd");
+    let accepted = || gateway.raw(&network).sign_in("dora", "secret of dora").cookie("webvpn").is_some();
+    until("the new account", SHORT, || accepted().then_some(()));
+}
+
+#[test]
+fn check_accepts_a_good_configuration_and_names_place_value_and_want_of_a_bad_one() {
+    let Some(network) = Network::new() else { return };
+    let Some(mut gateway) = Setup::new().start_ours(&network) else { return };
+    let check = |gateway: &mstunnel_tests::Gateway| {
+        run_server(&["serve", "--config", "gateway.toml", "--check"], gateway.directory(), "")
+            .expect("it is built")
+    };
+    check(&gateway).expect_success("serve --check");
+    gateway.rewrite(|setup| {
+        setup.set("network", json!("10.77.0.0/33")).set("listenPort", json!(70_000)).key(
+            "tls",
+            "certifcate",
+            "\"x\"",
+        )
+    });
+    let refused = check(&gateway);
+    assert_eq!(refused.code, Some(1));
+    for part in [
+        "configuration.json",
+        "/network",
+        "10.77.0.0/33",
+        "/listenPort",
+        "70000",
+        "gateway.toml:",
+        "certificate",
+    ] {
+        assert!(refused.stderr.contains(part), "{part} is not in {}", refused.stderr);
+    }
+    let misuse = run_server(&["serve", "--no-such-option"], gateway.directory(), "").expect("it is built");
+    assert_eq!(misuse.code, Some(2));
+}
+
+/// Covers: P-077, R3, R51
+#[test]
+fn a_full_pool_is_told_with_503_and_its_reason() {
+    let Some(mut network) = Network::new() else { return };
+    let second = network.add_client();
+    // Hosts .1 (the server) and .2.
+    let setup = Setup::new().user("bob", "secret of bob", &[]).set("network", "10.77.0.0/30");
+    let Some(gateway) = setup.set("ipv6Network", Value::Null).start_ours(&network) else { return };
+    let alice = Openconnect::alice(&network, &gateway);
+    let bob = Openconnect::to(&network, second, &gateway).argument("--no-dtls");
+    let refused = bob.password("bob", "secret of bob").run();
+    assert_ne!(refused.code, Some(0));
+    let mut raw = gateway.raw_from(&network, second);
+    let cookie = format!("webvpn={}", raw.cookie("bob", "secret of bob"));
+    let answer = raw.connect_with(&[("Cookie", &cookie), ("X-CSTP-Address-Type", "IPv4")]);
+    assert_eq!(answer.status, 503, "{answer:?}");
+    let reasons = answer.fields_spelled("X-Reason");
+    assert!(reasons.len() == 1 && !reasons[0].is_empty(), "{answer:?}");
+    assert!(refused.stderr.contains(reasons[0]), "the client shows {:?}: {}", reasons[0], refused.stderr);
+    network.client(0).ping(Network::CORPORATE_V4.into());
+    drop(alice);
+}
+
+/// Covers: P-084, R56, R60
+#[test]
+fn without_descriptors_live_sessions_go_on_and_new_ones_wait() {
+    let Some(mut network) = Network::new() else { return };
+    let crowd = network.add_client();
+    let Some(mut gateway) = Setup::new().start_ours(&network) else { return };
+    let mut live = gateway.raw(&network);
+    let cookie = live.cookie("alice", PASSWORD);
+    let lease = live.open_tunnel(&cookie).v4();
+    gateway.leave_descriptors(6);
+    let address = gateway.address(&network, crowd);
+    let crowd: Vec<TcpStream> = network.client(crowd).with(|| {
+        (0..40).filter_map(|_| TcpStream::connect_timeout(&address, Duration::from_secs(2)).ok()).collect()
+    });
+    assert!(!crowd.is_empty());
+    let (before, start) = (gateway.processor_time(), Instant::now());
+    while start.elapsed() < Duration::from_secs(3) {
+        live.ping(lease.into(), Network::CORPORATE_V4.into(), b"live");
+        sleep(Duration::from_millis(100));
+    }
+    let used = gateway.processor_time() - before;
+    assert!(used < start.elapsed() / 4, "{used:?} of processor time while it waits for descriptors");
+    assert!(gateway.log().lines().count() < 200, "the log was flooded");
+    drop(crowd);
+    until("a new sign-in", LONG, || {
+        let mut raw = gateway.try_raw(&network, 0, mstunnel_tests::Tls::Both).ok()?;
+        raw.sign_in("alice", PASSWORD).cookie("webvpn")
+    });
+    assert!(gateway.runs());
+}
+
+/// Covers: P-017, P-031, R22, R23, R54
+#[test]
+fn connections_that_dawdle_are_closed_and_hold_nobody_up() {
+    let Some(network) = Network::new() else { return };
+    let Some(gateway) = Setup::new().start_ours(&network) else { return };
+    let address = gateway.address(&network, 0);
+    let start = Instant::now();
+    let mute = network.client(0).with(|| TcpStream::connect(address)).expect("it listens");
+    mute.set_read_timeout(Some(Duration::from_secs(20))).expect("a limit above zero");
+    let mut slow = gateway.raw(&network);
+    let request = slow.request_bytes("GET", "/", &[("X-Slow", &"1".repeat(200))], "");
+    let mut closed = None;
+    for byte in request {
+        // A byte now and then must not move the deadline.
+        if slow.try_send(&[byte]).is_err()
+            || matches!(slow.hear(Duration::from_millis(250)), Heard::Closed(_))
+        {
+            closed = Some(start.elapsed());
+            break;
+        }
+        if byte == b'A' {
+            let attempt = Instant::now();
+            gateway.raw(&network).cookie("alice", PASSWORD);
+            assert!(attempt.elapsed() < Duration::from_secs(3), "a login took {:?}", attempt.elapsed());
+        }
+    }
+    let closed = closed.expect("the slow head was taken to its end");
+    assert!(closed < Duration::from_secs(20), "closed after {closed:?}");
+    // The one that has not even begun its handshake is closed as well.
+    let mut nothing = [0; 1];
+    let mute_end = std::io::Read::read(&mut { mute }, &mut nothing);
+    assert!(!matches!(mute_end, Ok(1)), "{mute_end:?}");
+    assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
+}
+
+/// Covers: statement 72, R58, R86
+#[test]
+fn no_password_and_no_cookie_reaches_the_log() {
+    let Some(network) = Network::new() else { return };
+    let Some(gateway) = Setup::new().start_ours(&network) else { return };
+    let mut raw = gateway.raw(&network);
+    let cookie = raw.cookie("alice", PASSWORD);
+    raw.open_tunnel(&cookie);
+    let wrong = gateway.raw(&network).sign_in("alice\u{9b}31m", "wrong secret").cookie("webvpn");
+    assert_eq!(wrong, None);
+    gateway.mst_cli(&network, &["server", "disconnect", "user", "alice"]).expect_success("disconnect");
+    let log = gateway.log();
+    for secret in [PASSWORD, "wrong secret", &cookie[..20]] {
+        assert!(!log.contains(secret), "{secret} is in the log");
+    }
+    assert!(!log.contains(['\u{1b}', '\u{9b}']), "an escape of the client's came through");
+    assert_eq!(gateway.peer(), Peer::Mstunnel);
+}
