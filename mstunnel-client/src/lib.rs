@@ -1,4 +1,16 @@
-//! The place of mstunnel's own client: a userspace stack, a TUN mode and a load generator.
+//! A client for mstunnel and every OpenConnect server: sign-in, a tunnel that keeps itself up, and
+//! three ways to use it.
 //!
-//! Empty in this version. The client's side of the protocol is in `mstunnel_proto` already
-//! (`connect`, `http::ResponseReader`, `session::ClientSession`); stock `openconnect` is the client to use.
+//! ```text
+//!   signin -> cookie -> Tunnel  <-- packets -->  Stack   userspace TCP, UDP, ping; no privileges
+//!                          |                     tun     a kernel TUN device
+//!                          '-- TunnelParams      ...     or whatever the embedder does with IP packets
+//! ```
+//!
+//! | part | what it is |
+//! | --- | --- |
+//! | [`packets`] | the bounded queue of IP packets between a tunnel and its user |
+//! | [`params`] | what the server assigned, typed |
+
+pub mod packets;
+pub mod params;

@@ -28,6 +28,13 @@ pub struct PacketBuf {
     end: usize,
 }
 
+/// Shows the length: packets are users' data.
+impl std::fmt::Debug for PacketBuf {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PacketBuf").field("len", &self.len()).finish_non_exhaustive()
+    }
+}
+
 impl PacketBuf {
     /// Allocates a buffer for packets of up to `max_packet` bytes.
     pub fn new(max_packet: usize) -> Self {

@@ -190,12 +190,16 @@ impl RawClient {
 
     /// Waits until the server ends the connection, passing over what it still says, and returns the frames.
     pub fn wait_closed(&mut self, limit: Duration) -> Vec<Frame> {
-        let end = Instant::now() + limit;
+        let start = Instant::now();
+        let end = start + limit;
         let mut frames = Vec::new();
         loop {
             match self.hear(end.saturating_duration_since(Instant::now())) {
                 Heard::Record(record) => frames.extend(Frame::from_record(&record)),
-                Heard::Closed(_) => return frames,
+                Heard::Closed(how) => {
+                    eprintln!("closed after {:?}: {how}", start.elapsed());
+                    return frames;
+                }
                 Heard::Silence => {
                     panic!("the server keeps the connection open after {limit:?}; heard {frames:?}")
                 }

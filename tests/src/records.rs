@@ -109,6 +109,8 @@ impl Records {
             match self.stream.read(&mut buffer) {
                 Ok(0) => return Err("end of stream".to_owned()),
                 Ok(len) => self.inbox.extend(&buffer[..len]),
+                // A read with a time limit is not restarted after a signal (signal(7)).
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
                 Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => return Ok(None),
                 Err(e) => return Err(e.to_string()),
             }

@@ -1,0 +1,97 @@
+//! What the server assigned to this client, ready to be asked.
+
+use std::net::IpAddr;
+
+use mstunnel_proto::connect::ConnectParams;
+use mstunnel_proto::routes::{RouteError, RouteSet, SplitDns, SplitDnsError, Verdict};
+use mstunnel_proto::session::Leases;
+
+/// The parameters of a tunnel, checked when they came in.
+#[derive(Debug)]
+pub struct TunnelParams {
+    /// Everything the server said.
+    pub said: ConnectParams,
+    /// Which destinations go through the tunnel.
+    pub routes: RouteSet,
+    /// Which names are asked through the tunnel; empty for all.
+    pub split_dns: SplitDns,
+}
+
+/// Why a server's parameters cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ParamsError {
+    /// The routes.
+    #[error("the server's routes: {0}")]
+    Routes(#[from] RouteError),
+    /// The split DNS domains.
+    #[error("the server's split DNS domains: {0}")]
+    SplitDns(#[from] SplitDnsError),
+    /// Neither an IPv4 nor an IPv6 address.
+    #[error("the server assigned no address")]
+    NoAddress,
+}
+
+impl TunnelParams {
+    /// Checks what the server said.
+    ///
+    /// # Errors
+    /// [`ParamsError`], before anything is configured from it.
+    pub fn new(said: ConnectParams) -> Result<Self, ParamsError> {
+        if said.v4.is_none() && said.v6.is_none() {
+            return Err(ParamsError::NoAddress);
+        }
+        let routes = RouteSet::new(&said.include, &said.exclude)?;
+        let split_dns = SplitDns::new(&said.split_dns)?;
+        Ok(Self { said, routes, split_dns })
+    }
+
+    /// The addresses of the client.
+    pub fn leases(&self) -> Leases {
+        Leases { v4: self.said.v4.map(|v4| v4.address), v6: self.said.v6.map(|v6| v6.address) }
+    }
+
+    /// Whether `destination` is reached through the tunnel.
+    ///
+    /// Name servers that the server told are, whatever the routes say; a family without an address is not.
+    pub fn tunnels(&self, destination: IpAddr) -> bool {
+        let has_family = match destination {
+            IpAddr::V4(_) => self.said.v4.is_some(),
+            IpAddr::V6(_) => self.said.v6.is_some(),
+        };
+        has_family
+            && (self.said.dns.contains(&destination) || self.routes.evaluate(destination) == Verdict::Tunnel)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use mstunnel_proto::connect::InsideAddress;
+    use mstunnel_proto::mtu::Mtu;
+
+    use super::*;
+
+    fn params(include: &[&str]) -> TunnelParams {
+        let mut said = ConnectParams::new(Mtu::new(1400));
+        said.v4 = Some(InsideAddress { address: Ipv4Addr::new(10, 9, 0, 5), prefix_length: 16 });
+        said.include = include.iter().map(|prefix| prefix.parse().unwrap()).collect();
+        said.dns = vec!["192.0.2.53".parse().unwrap()];
+        TunnelParams::new(said).unwrap()
+    }
+
+    #[test]
+    fn a_client_without_an_address_is_refused() {
+        let said = ConnectParams::new(Mtu::new(1400));
+        assert!(matches!(TunnelParams::new(said), Err(ParamsError::NoAddress)));
+    }
+
+    #[test]
+    fn name_servers_are_reached_through_the_tunnel_and_a_missing_family_is_not() {
+        let split = params(&["10.20.0.0/16"]);
+        assert!(split.tunnels("10.20.1.1".parse().unwrap()));
+        assert!(split.tunnels("192.0.2.53".parse().unwrap()));
+        assert!(!split.tunnels("192.0.2.54".parse().unwrap()));
+        assert!(!params(&[]).tunnels("2001:db8::1".parse().unwrap()));
+    }
+}
