@@ -195,7 +195,9 @@ impl RawClient {
         let mut frames = Vec::new();
         loop {
             match self.hear(end.saturating_duration_since(Instant::now())) {
-                Heard::Record(record) => frames.extend(Frame::from_record(&record)),
+                Heard::Record(record) => {
+                    frames.push(Frame::from_record(&record).unwrap_or_else(|e| panic!("{e}")));
+                }
                 Heard::Closed(how) => {
                     eprintln!("closed after {:?}: {how}", start.elapsed());
                     return frames;

@@ -4,6 +4,10 @@
 //! stock `openconnect`. Ctrl-C ends it and leaves nothing behind. It needs root, since its packets
 //! leave through a TUN device of the kernel.
 
+mod files;
+mod intranet;
+mod issuer;
+
 use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::net::{Ipv4Addr, TcpListener};
