@@ -13,6 +13,7 @@
 mod access;
 mod client;
 mod liveness;
+mod path;
 mod queue;
 mod registry;
 mod server;
@@ -36,7 +37,9 @@ pub use server::{
 };
 pub use state::SessionState;
 
+use crate::buf::PacketBuf;
 use crate::drop::{DropCounters, DropReason};
+use crate::frame::{self, FrameKind};
 
 /// Names a session for its whole life; never reused by one server process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -67,6 +70,17 @@ pub enum Channel {
     Stream,
     /// DTLS.
     Datagram,
+}
+
+impl Channel {
+    /// Makes the payload in `buf` a unit of this channel, in place: a CSTP frame, or the plaintext of a record.
+    pub(crate) fn encapsulate(self, kind: FrameKind, buf: &mut PacketBuf) -> Self {
+        match self {
+            Self::Stream => frame::encapsulate(kind, buf),
+            Self::Datagram => buf.prepend([kind.byte()]),
+        }
+        self
+    }
 }
 
 /// The inside addresses of a session.

@@ -17,12 +17,13 @@ use std::time::{Duration, Instant};
 
 use super::access::Access;
 use super::liveness::{Liveness, Pulse};
+use super::path::DatagramPath;
 use super::state::{Cue, SessionState};
 use super::{Channel, Inbound, Leases, SessionCounters, SessionId};
 use crate::buf::PacketBuf;
 use crate::close::CloseReason;
 use crate::drop::DropReason;
-use crate::frame::{self, FrameKind};
+use crate::frame::FrameKind;
 use crate::packet::{self, Packet};
 use crate::timer::{Deadline, TimerKey, Timers};
 
@@ -74,10 +75,12 @@ pub enum SessionTimer {
     SessionEnd,
     /// The client reads nothing.
     Stall,
+    /// Ask on the datagram channel, or doubt it.
+    DatagramPath,
 }
 
 impl TimerKey for SessionTimer {
-    const ALL: &'static [Self] = &[Self::Dpd, Self::Idle, Self::SessionEnd, Self::Stall];
+    const ALL: &'static [Self] = &[Self::Dpd, Self::Idle, Self::SessionEnd, Self::Stall, Self::DatagramPath];
 
     fn index(self) -> usize {
         self as usize
@@ -102,9 +105,11 @@ pub struct Session {
     reason: Option<CloseReason>,
     liveness: Option<Liveness>,
     last_active: Instant,
-    timers: Timers<SessionTimer, 4>,
+    timers: Timers<SessionTimer, 5>,
+    path: DatagramPath,
     ask: bool,
-    owed: VecDeque<Box<[u8]>>,
+    ask_datagram: bool,
+    owed: VecDeque<(Channel, Box<[u8]>)>,
     counters: SessionCounters,
 }
 
@@ -130,7 +135,9 @@ impl Session {
             liveness,
             last_active: now,
             timers,
+            path: DatagramPath::default(),
             ask: false,
+            ask_datagram: false,
             owed: VecDeque::new(),
             counters: SessionCounters::default(),
         }
@@ -155,8 +162,10 @@ impl Session {
         packet::clamp_mss(buf.as_mut_slice(), self.params.mtu);
         self.counters.packets_out += 1;
         self.counters.bytes_out += buf.len() as u64;
-        frame::encapsulate(FrameKind::Data, buf);
-        Ok(Channel::Stream)
+        if self.path.sent(now) {
+            self.arm_path();
+        }
+        Ok(self.channel().encapsulate(FrameKind::Data, buf))
     }
 
     /// Takes in one frame (or datagram record) of the client: its type and its payload.
@@ -173,9 +182,18 @@ impl Session {
         if let Some(liveness) = &mut self.liveness {
             liveness.heard(now);
         }
+        match channel {
+            Channel::Datagram if self.path.heard() => self.arm_path(),
+            // The client has a datagram channel and does not trust it.
+            Channel::Stream if kind == FrameKind::Data && self.path.carries() => {
+                self.path.doubt(now);
+                self.arm_path();
+            }
+            Channel::Datagram | Channel::Stream => {}
+        }
         match kind {
             FrameKind::Data => self.decapsulate_packet(payload, now),
-            FrameKind::DpdRequest => self.owe_response(payload),
+            FrameKind::DpdRequest => self.owe_response(channel, payload),
             // TERMINATE is the server's word; from a client it means nothing.
             FrameKind::DpdResponse | FrameKind::Keepalive | FrameKind::Terminate => Inbound::Handled,
             FrameKind::Disconnect => {
@@ -220,12 +238,12 @@ impl Session {
         }
     }
 
-    fn owe_response(&mut self, payload: &[u8]) -> Inbound<'static> {
-        let owed_bytes: usize = self.owed.iter().map(|owed| owed.len()).sum();
+    fn owe_response(&mut self, channel: Channel, payload: &[u8]) -> Inbound<'static> {
+        let owed_bytes: usize = self.owed.iter().map(|(_, owed)| owed.len()).sum();
         if self.owed.len() >= MAX_OWED_RESPONSES || owed_bytes + payload.len() > MAX_OWED_BYTES {
             return Inbound::Dropped(self.drop(DropReason::RateLimited));
         }
-        self.owed.push_back(payload.into());
+        self.owed.push_back((channel, payload.into()));
         Inbound::Handled
     }
 
@@ -245,6 +263,29 @@ impl Session {
     /// The TLS or TCP connection is gone.
     pub fn handle_stream_closed(&mut self) {
         self.end(Cue::PeerLeft, CloseReason::StreamClosed);
+    }
+
+    /// The datagram channel is up: traffic takes it from now on.
+    pub fn handle_datagram_open(&mut self) {
+        if self.state == SessionState::Open {
+            self.path.open();
+            self.arm_path();
+        }
+    }
+
+    /// The datagram channel is gone: traffic takes the stream.
+    pub fn handle_datagram_closed(&mut self) {
+        self.path.close();
+        self.ask_datagram = false;
+        self.owed.retain(|(channel, _)| *channel == Channel::Stream);
+        self.arm_path();
+    }
+
+    fn arm_path(&mut self) {
+        match self.path.due() {
+            Some(at) => self.timers.arm(SessionTimer::DatagramPath, at),
+            None => self.timers.disarm(SessionTimer::DatagramPath),
+        }
     }
 
     /// The stream channel took no byte although bytes wait.
@@ -268,6 +309,10 @@ impl Session {
                 SessionTimer::Idle => self.check_idle(now),
                 SessionTimer::SessionEnd => self.end(Cue::CloseRequested, CloseReason::SessionTimeout),
                 SessionTimer::Stall => self.end(Cue::PeerLeft, CloseReason::Stalled),
+                SessionTimer::DatagramPath => {
+                    self.ask_datagram |= self.path.check(now);
+                    self.arm_path();
+                }
             }
         }
     }
@@ -306,7 +351,9 @@ impl Session {
         };
         self.state = next;
         self.timers = Timers::default();
+        self.path.close();
         self.ask = false;
+        self.ask_datagram = false;
         self.owed.clear();
         // A peer that leaves while a DISCONNECT waits changes the state, not the reason.
         self.reason.get_or_insert(reason);
@@ -322,22 +369,23 @@ impl Session {
         out.clear();
         match self.state {
             SessionState::Open => {
-                if let Some(payload) = self.owed.pop_front() {
+                if let Some((channel, payload)) = self.owed.pop_front() {
                     out.fill(&payload);
-                    frame::encapsulate(FrameKind::DpdResponse, out);
+                    Some(channel.encapsulate(FrameKind::DpdResponse, out))
+                } else if std::mem::take(&mut self.ask_datagram) {
+                    Some(Channel::Datagram.encapsulate(FrameKind::DpdRequest, out))
                 } else if std::mem::take(&mut self.ask) {
-                    frame::encapsulate(FrameKind::DpdRequest, out);
+                    Some(Channel::Stream.encapsulate(FrameKind::DpdRequest, out))
                 } else {
-                    return None;
+                    None
                 }
             }
             SessionState::Closing => {
                 self.state = self.state.next(Cue::Flushed).expect("closing can be flushed");
-                frame::encapsulate(FrameKind::Disconnect, out);
+                Some(Channel::Stream.encapsulate(FrameKind::Disconnect, out))
             }
-            SessionState::Closed => return None,
+            SessionState::Closed => None,
         }
-        Some(Channel::Stream)
     }
 
     /// Takes what happened; [`SessionEvent::Closed`] comes once, after the last transmit was taken.
@@ -372,6 +420,11 @@ impl Session {
     /// The longest packet sent to the client, in bytes.
     pub fn mtu(&self) -> u16 {
         self.params.mtu
+    }
+
+    /// The channel that a packet for the client would take now.
+    pub fn channel(&self) -> Channel {
+        if self.path.carries() { Channel::Datagram } else { Channel::Stream }
     }
 
     /// The addresses of the session.
