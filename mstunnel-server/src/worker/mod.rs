@@ -5,6 +5,7 @@
 
 mod buffers;
 mod connection;
+mod datagrams;
 mod front;
 mod gate;
 mod inbound;

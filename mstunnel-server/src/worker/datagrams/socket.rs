@@ -1,0 +1,128 @@
+//! One UDP socket: many datagrams a system call both ways, and answers from the address that was asked.
+//!
+//! # Source
+//! R19 (answers keep the local address), P-027; RFC 8085 section 5.1.3.
+
+use std::io::{self, IoSliceMut};
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsFd;
+use std::task::{Context, Poll};
+
+use quinn_udp::{BATCH_SIZE, RecvMeta, Transmit, UdpSockRef, UdpSocketState};
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::io::Interest;
+use tokio::net::UdpSocket;
+
+use super::batch::Target;
+
+/// Bytes that the kernel may hold for us and from us: a few milliseconds at line rate. The kernel may give
+/// less (`net.core.rmem_max`).
+const SOCKET_BUFFER: usize = 4 << 20;
+
+/// Room for what one system call brings in for one slot: a GRO train of datagrams.
+const SLOT: usize = 65_535;
+
+/// Binds one worker's share of an address.
+///
+/// # Errors
+/// The operating system's, for the caller to add the address to.
+pub(crate) fn bind(address: SocketAddr) -> io::Result<std::net::UdpSocket> {
+    let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+    socket.set_reuse_port(true)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    // A smaller buffer than asked for works too.
+    let _ = socket.set_recv_buffer_size(SOCKET_BUFFER);
+    let _ = socket.set_send_buffer_size(SOCKET_BUFFER);
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    Ok(socket.into())
+}
+
+/// A UDP socket of one worker.
+pub(crate) struct DatagramSocket {
+    io: UdpSocket,
+    state: UdpSocketState,
+}
+
+/// Buffers for one receiving system call; one for a worker.
+pub(crate) struct Intake {
+    bytes: Vec<u8>,
+    metas: Vec<RecvMeta>,
+}
+
+/// Where a datagram came from, and to which address of ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Origin {
+    pub(crate) remote: SocketAddr,
+    pub(crate) local: Option<IpAddr>,
+}
+
+impl Intake {
+    pub(crate) fn new() -> Self {
+        Self { bytes: vec![0; SLOT * BATCH_SIZE], metas: vec![RecvMeta::default(); BATCH_SIZE] }
+    }
+}
+
+impl DatagramSocket {
+    /// Takes a bound socket over; within the worker's runtime.
+    pub(crate) fn new(socket: std::net::UdpSocket) -> io::Result<Self> {
+        let state = UdpSocketState::new(UdpSockRef::from(&socket))?;
+        Ok(Self { io: UdpSocket::from_std(socket)?, state })
+    }
+
+    /// Hands every datagram of one system call to `each`; returns how many there were.
+    pub(crate) fn poll_recv(
+        &self,
+        cx: &mut Context<'_>,
+        intake: &mut Intake,
+        mut each: impl FnMut(Origin, &mut [u8]),
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            std::task::ready!(self.io.poll_recv_ready(cx))?;
+            let mut chunks = intake.bytes.chunks_exact_mut(SLOT);
+            let mut slots: [IoSliceMut<'_>; BATCH_SIZE] = std::array::from_fn(|_| {
+                IoSliceMut::new(chunks.next().expect("the intake has a slot for each"))
+            });
+            let received = self.io.try_io(Interest::READABLE, || {
+                self.state.recv(UdpSockRef::from(&self.io.as_fd()), &mut slots, &mut intake.metas)
+            });
+            let received = match received {
+                Ok(received) => received,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+                Err(error) => return Poll::Ready(Err(error)),
+            };
+            let mut count = 0;
+            for (slot, meta) in slots.iter_mut().zip(&intake.metas).take(received) {
+                let origin = Origin { remote: meta.addr, local: meta.dst_ip };
+                for datagram in slot[..meta.len].chunks_mut(meta.stride.max(1)) {
+                    each(origin, datagram);
+                    count += 1;
+                }
+            }
+            return Poll::Ready(Ok(count));
+        }
+    }
+
+    /// Sends one datagram, or with `segment` a burst of datagrams of that size (the last may be shorter).
+    ///
+    /// # Errors
+    /// The operating system's. A full socket buffer loses the burst, as a full network would.
+    pub(crate) fn send(&self, target: &Target, contents: &[u8], segment: Option<usize>) -> io::Result<()> {
+        let transmit = Transmit {
+            destination: target.remote,
+            ecn: None,
+            contents,
+            segment_size: segment,
+            src_ip: target.local,
+        };
+        self.io
+            .try_io(Interest::WRITABLE, || self.state.try_send(UdpSockRef::from(&self.io.as_fd()), &transmit))
+    }
+
+    /// Datagrams that one [`DatagramSocket::send`] may hold.
+    pub(crate) fn max_segments(&self) -> usize {
+        self.state.max_gso_segments()
+    }
+}
