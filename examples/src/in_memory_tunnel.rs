@@ -106,7 +106,7 @@ fn main() -> Result<()> {
         let mut answers = drain!(server);
         let mut answers = Frames::new(&mut answers);
         while let Some(frame) = answers.take_next()? {
-            let _ = client.decapsulate(frame.kind, frame.payload, now);
+            let _ = client.decapsulate(Channel::Stream, frame.kind, frame.payload, now);
         }
     }
     writeln!(out, "{} s later: alive, the client asked {asked} times", (now - start).as_secs())?;

@@ -13,11 +13,12 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::liveness::{Liveness, Pulse};
+use super::path::DatagramPath;
 use super::server::MAX_OWED_RESPONSES;
 use super::{Channel, Inbound, Leases, SessionCounters};
 use crate::buf::PacketBuf;
 use crate::drop::DropReason;
-use crate::frame::{self, FrameKind};
+use crate::frame::FrameKind;
 use crate::packet::Packet;
 use crate::timer::{Deadline, TimerKey, Timers};
 
@@ -48,10 +49,12 @@ pub enum ClientTimer {
     Keepalive,
     /// The keys are old.
     Rekey,
+    /// Ask on the datagram channel, or doubt it.
+    DatagramPath,
 }
 
 impl TimerKey for ClientTimer {
-    const ALL: &'static [Self] = &[Self::Dpd, Self::Keepalive, Self::Rekey];
+    const ALL: &'static [Self] = &[Self::Dpd, Self::Keepalive, Self::Rekey, Self::DatagramPath];
 
     fn index(self) -> usize {
         self as usize
@@ -83,10 +86,12 @@ pub struct ClientSession {
     state: State,
     liveness: Option<Liveness>,
     last_sent: Instant,
-    timers: Timers<ClientTimer, 3>,
+    timers: Timers<ClientTimer, 4>,
+    path: DatagramPath,
     ask: bool,
+    ask_datagram: bool,
     keep: bool,
-    owed: VecDeque<Box<[u8]>>,
+    owed: VecDeque<(Channel, Box<[u8]>)>,
     bye: Vec<u8>,
     counters: SessionCounters,
 }
@@ -111,7 +116,9 @@ impl ClientSession {
             liveness,
             last_sent: now,
             timers,
+            path: DatagramPath::default(),
             ask: false,
+            ask_datagram: false,
             keep: false,
             owed: VecDeque::new(),
             bye: Vec::new(),
@@ -139,17 +146,28 @@ impl ClientSession {
         self.last_sent = now;
         self.counters.packets_out += 1;
         self.counters.bytes_out += packet.len() as u64;
-        frame::encapsulate(FrameKind::Data, packet);
-        Ok(Channel::Stream)
+        if self.path.sent(now) {
+            self.arm_path();
+        }
+        Ok(self.channel().encapsulate(FrameKind::Data, packet))
     }
 
-    /// Takes in one frame of the server.
-    pub fn decapsulate<'b>(&mut self, kind: FrameKind, payload: &'b mut [u8], now: Instant) -> Inbound<'b> {
+    /// Takes in one frame (or datagram record) of the server: its type and its payload.
+    pub fn decapsulate<'b>(
+        &mut self,
+        channel: Channel,
+        kind: FrameKind,
+        payload: &'b mut [u8],
+        now: Instant,
+    ) -> Inbound<'b> {
         if self.state != State::Live {
             return Inbound::Dropped(self.drop(DropReason::SessionClosed));
         }
         if let Some(liveness) = &mut self.liveness {
             liveness.heard(now);
+        }
+        if channel == Channel::Datagram && self.path.heard() {
+            self.arm_path();
         }
         match kind {
             FrameKind::Data if payload.is_empty() => Inbound::Handled,
@@ -168,7 +186,7 @@ impl ClientSession {
                 Inbound::Dropped(self.drop(DropReason::RateLimited))
             }
             FrameKind::DpdRequest => {
-                self.owed.push_back((&*payload).into());
+                self.owed.push_back((channel, (&*payload).into()));
                 Inbound::Handled
             }
             FrameKind::DpdResponse | FrameKind::Keepalive => Inbound::Handled,
@@ -205,6 +223,29 @@ impl ClientSession {
         }
     }
 
+    /// The datagram channel is up: packets take it from now on.
+    pub fn handle_datagram_open(&mut self) {
+        if self.state == State::Live {
+            self.path.open();
+            self.arm_path();
+        }
+    }
+
+    /// The datagram channel is gone: packets take the stream.
+    pub fn handle_datagram_closed(&mut self) {
+        self.path.close();
+        self.ask_datagram = false;
+        self.owed.retain(|(channel, _)| *channel == Channel::Stream);
+        self.arm_path();
+    }
+
+    fn arm_path(&mut self) {
+        match self.path.due() {
+            Some(at) => self.timers.arm(ClientTimer::DatagramPath, at),
+            None => self.timers.disarm(ClientTimer::DatagramPath),
+        }
+    }
+
     /// The bytes of the stream are not CSTP.
     pub fn handle_frame_error(&mut self) {
         self.end(ClientEvent::ServerFault);
@@ -217,6 +258,10 @@ impl ClientSession {
                 ClientTimer::Dpd => self.check_liveness(now),
                 ClientTimer::Keepalive => self.check_keepalive(now),
                 ClientTimer::Rekey => self.end(ClientEvent::Lost),
+                ClientTimer::DatagramPath => {
+                    self.ask_datagram |= self.path.check(now);
+                    self.arm_path();
+                }
             }
         }
     }
@@ -252,6 +297,8 @@ impl ClientSession {
         if matches!(self.state, State::Live | State::Leaving) {
             self.state = State::Over(event);
             self.timers = Timers::default();
+            self.path.close();
+            self.ask_datagram = false;
             self.owed.clear();
         }
     }
@@ -261,27 +308,28 @@ impl ClientSession {
         out.clear();
         match self.state {
             State::Live => {
-                if let Some(payload) = self.owed.pop_front() {
+                if let Some((channel, payload)) = self.owed.pop_front() {
                     out.fill(&payload);
-                    frame::encapsulate(FrameKind::DpdResponse, out);
+                    Some(channel.encapsulate(FrameKind::DpdResponse, out))
+                } else if std::mem::take(&mut self.ask_datagram) {
+                    Some(Channel::Datagram.encapsulate(FrameKind::DpdRequest, out))
                 } else if std::mem::take(&mut self.ask) {
-                    frame::encapsulate(FrameKind::DpdRequest, out);
+                    Some(Channel::Stream.encapsulate(FrameKind::DpdRequest, out))
                 } else if std::mem::take(&mut self.keep) {
-                    frame::encapsulate(FrameKind::Keepalive, out);
+                    Some(Channel::Stream.encapsulate(FrameKind::Keepalive, out))
                 } else {
-                    return None;
+                    None
                 }
             }
             State::Leaving => {
                 let mut payload = vec![0xB0];
                 payload.append(&mut self.bye);
                 out.fill(&payload);
-                frame::encapsulate(FrameKind::Disconnect, out);
                 self.end(ClientEvent::Ended);
+                Some(Channel::Stream.encapsulate(FrameKind::Disconnect, out))
             }
-            State::Over(_) | State::Told => return None,
+            State::Over(_) | State::Told => None,
         }
-        Some(Channel::Stream)
     }
 
     /// Takes how the connection ended, once.
@@ -296,6 +344,11 @@ impl ClientSession {
     /// When [`ClientSession::handle_timeout`] is wanted, and for which timer.
     pub fn poll_timeout(&self) -> Option<Deadline<ClientTimer>> {
         self.timers.next()
+    }
+
+    /// The channel that a packet would take now.
+    pub fn channel(&self) -> Channel {
+        if self.path.carries() { Channel::Datagram } else { Channel::Stream }
     }
 
     /// What passed; "out" is toward the server.

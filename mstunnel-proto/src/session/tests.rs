@@ -621,7 +621,7 @@ mod client {
         assert_eq!(transmit(&mut session), None, "no goodbye from a client that comes back");
         for kind in [FrameKind::Disconnect, FrameKind::Terminate] {
             let mut session = live(now);
-            assert_eq!(session.decapsulate(kind, &mut [], now), Inbound::Handled);
+            assert_eq!(session.decapsulate(Channel::Stream, kind, &mut [], now), Inbound::Handled);
             assert_eq!(session.poll_event(), Some(ClientEvent::Ended));
         }
     }
@@ -647,7 +647,7 @@ mod client {
         let mut session = live(now);
         let mut packet = udp(CORPORATE, Ipv4Addr::new(10, 9, 0, 6), 1);
         assert_eq!(
-            session.decapsulate(FrameKind::Data, &mut packet, now),
+            session.decapsulate(Channel::Stream, FrameKind::Data, &mut packet, now),
             Inbound::Dropped(DropReason::NotPermitted)
         );
     }
@@ -748,4 +748,38 @@ fn a_lost_datagram_channel_takes_its_answers_with_it() {
     session.close(CloseReason::IdleTimeout);
     session.handle_datagram_open();
     assert_eq!(session.channel(), Channel::Stream, "a closed session opens nothing");
+}
+
+/// Covers: R8
+#[test]
+fn a_client_whose_datagrams_go_unanswered_takes_the_stream_and_comes_back_later() {
+    let start = origin();
+    let leases = Leases { v4: Some(LEASE), v6: None };
+    let config = ClientConfig { dpd: None, keepalive: None, rekey: None, mtu: 1400, leases };
+    let mut client = ClientSession::new(config, start);
+    let send = |client: &mut ClientSession, now| {
+        let mut packet = PacketBuf::new(1400);
+        packet.fill(&udp(LEASE, CORPORATE, 100));
+        client.encapsulate(&mut packet, now).expect("a good packet")
+    };
+    assert_eq!(send(&mut client, start), Channel::Stream);
+    client.handle_datagram_open();
+    assert_eq!(send(&mut client, start), Channel::Datagram);
+    let mut now = start;
+    while client.channel() == Channel::Datagram {
+        now = client.poll_timeout().expect("a timer of the path").at;
+        client.handle_timeout(now);
+        while let Some(channel) = client.poll_transmit(&mut PacketBuf::new(1400)) {
+            assert_eq!(channel, Channel::Datagram);
+        }
+    }
+    assert!(now <= start + secs(4));
+    // It goes on asking, quietly, and one answer is enough.
+    let ask = client.poll_timeout().expect("a doubted channel is asked").at;
+    client.handle_timeout(ask);
+    assert_eq!(client.poll_transmit(&mut PacketBuf::new(1400)), Some(Channel::Datagram));
+    let answer = client.decapsulate(Channel::Datagram, FrameKind::DpdResponse, &mut [], ask);
+    assert_eq!(answer, Inbound::Handled);
+    assert_eq!(send(&mut client, ask), Channel::Datagram);
+    assert_eq!(client.poll_event(), None);
 }
