@@ -12,6 +12,7 @@
 //! | `user` | [`UserName`]: one spelling of a name |
 //! | `cookie` | [`Cookie`], [`CookieHash`] |
 //! | `bans` | [`BanTable`] |
+//! | [`signin`] | the client's side |
 //! | `pages`, `replies` | answers outside of and within a login |
 
 mod answer;
@@ -27,6 +28,7 @@ mod form;
 mod pages;
 mod questions;
 mod replies;
+pub mod signin;
 mod user;
 mod xml;
 

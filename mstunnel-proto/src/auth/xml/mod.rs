@@ -10,7 +10,17 @@ mod scan;
 mod write;
 
 pub(crate) use read::read;
-pub(crate) use write::{GroupOptions, password_form, success, username_form};
+pub(crate) use write::{Escaped, GroupOptions, password_form, success, username_form};
+
+/// The most nodes: the elements, text before and behind each, and a few comments.
+pub(crate) const MAX_NODES: u32 = 2048;
+
+/// Takes the prologue off a document and refuses it by its shape, before a parser sees it.
+pub(crate) fn checked(text: &str) -> Result<&str, XmlError> {
+    let text = prologue::strip(text)?;
+    scan::check(text)?;
+    Ok(text)
+}
 
 /// Why a body is not a config-auth document that we read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

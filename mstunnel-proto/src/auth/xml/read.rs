@@ -17,11 +17,8 @@
 use roxmltree::{Document, Node, ParsingOptions};
 use zeroize::Zeroizing;
 
-use super::{XmlError, prologue, scan};
+use super::{MAX_NODES, XmlError, checked};
 use crate::auth::fields::{LoginFields, Step};
-
-/// The most nodes: the elements, text before and behind each, and a few comments.
-const MAX_NODES: u32 = 2048;
 
 /// Reads the login fields of a config-auth document.
 ///
@@ -29,8 +26,7 @@ const MAX_NODES: u32 = 2048;
 /// If the body is not such a document, or passes a limit.
 pub(crate) fn read(body: &[u8]) -> Result<LoginFields, XmlError> {
     let text = std::str::from_utf8(body).map_err(|_| XmlError::NotUtf8)?;
-    let text = prologue::strip(text)?;
-    scan::check(text)?;
+    let text = checked(text)?;
     let options = ParsingOptions { allow_dtd: false, nodes_limit: MAX_NODES, entity_resolver: None };
     let document = Document::parse_with_options(text, options).map_err(|_| XmlError::Malformed)?;
     let root = document.root_element();

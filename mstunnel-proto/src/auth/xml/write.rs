@@ -95,7 +95,7 @@ fn push(out: &mut String, text: fmt::Arguments<'_>) {
 }
 
 /// Text in element or attribute content. What XML cannot carry becomes U+FFFD.
-struct Escaped<'a>(&'a str);
+pub(crate) struct Escaped<'a>(pub(crate) &'a str);
 
 impl fmt::Display for Escaped<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
