@@ -122,9 +122,31 @@ impl PacketSender {
         self.queue.send(packet).await.map_err(|mpsc::error::SendError(packet)| packet)
     }
 
-    /// Waits until there is room for a packet; `false` when the other end is gone.
-    pub async fn ready(&self) -> bool {
-        self.queue.reserve().await.is_ok()
+    /// Waits until there is room for `count` packets; `false` when the other end is gone.
+    pub async fn room(&self, count: usize) -> bool {
+        self.queue.reserve_many(count.min(QUEUE)).await.is_ok()
+    }
+
+    /// How many packets there is room for now.
+    pub fn free(&self) -> usize {
+        self.queue.capacity()
+    }
+
+    /// Queues a packet if there is room; else its buffer goes back to the pool.
+    ///
+    /// # Errors
+    /// Why it was not queued.
+    pub fn offer(&self, packet: PacketBuf) -> Result<(), Refused<()>> {
+        self.try_send(packet).map_err(|refused| match refused {
+            Refused::Full(packet) => {
+                self.recycle(packet);
+                Refused::Full(())
+            }
+            Refused::Closed(packet) => {
+                self.recycle(packet);
+                Refused::Closed(())
+            }
+        })
     }
 }
 

@@ -93,6 +93,7 @@ pub struct ClientSession {
     keep: bool,
     owed: VecDeque<(Channel, Box<[u8]>)>,
     bye: Vec<u8>,
+    left: bool,
     counters: SessionCounters,
 }
 
@@ -122,6 +123,7 @@ impl ClientSession {
             keep: false,
             owed: VecDeque::new(),
             bye: Vec::new(),
+            left: false,
             counters: SessionCounters::default(),
         }
     }
@@ -211,6 +213,7 @@ impl ClientSession {
             self.bye = why.bytes().filter(|byte| (b' '..=b'~').contains(byte)).take(MAX_BYE_TEXT).collect();
             self.timers = Timers::default();
             self.state = State::Leaving;
+            self.left = true;
         }
     }
 
@@ -346,6 +349,11 @@ impl ClientSession {
         self.timers.next()
     }
 
+    /// Whether [`ClientSession::leave`] ended it, or is about to.
+    pub fn has_left(&self) -> bool {
+        self.left
+    }
+
     /// The channel that a packet would take now.
     pub fn channel(&self) -> Channel {
         if self.path.carries() { Channel::Datagram } else { Channel::Stream }
@@ -364,24 +372,38 @@ impl ClientSession {
 
 /// How long a client that lost its connection waits before the next try.
 ///
-/// At once, then 10, 20, ... 100 seconds, until the sum reaches the limit.
+/// | | waits |
+/// | --- | --- |
+/// | [`Backoff::stock`] | at once, then 10, 20, ... 100 seconds |
+/// | [`Backoff::eager`] | at once, then 1, 2, 4, ... 60 seconds |
+///
+/// until the sum reaches the limit.
 ///
 /// # Source
-/// protocol.md 4.6.
+/// protocol.md 4.6 for the stock client; a restart of a server takes a second or two.
 #[derive(Clone, Debug)]
 pub struct Backoff {
     next: Duration,
     spent: Duration,
     limit: Duration,
+    pace: Pace,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Pace {
+    Stock,
+    Eager,
 }
 
 impl Backoff {
-    const STEP: Duration = Duration::from_secs(10);
-    const LONGEST: Duration = Duration::from_secs(100);
+    /// The stock client's pace; waits at most `limit` in all (its default is 300 s).
+    pub fn stock(limit: Duration) -> Self {
+        Self { next: Duration::ZERO, spent: Duration::ZERO, limit, pace: Pace::Stock }
+    }
 
-    /// Waits at most `limit` in all (the stock client's default is 300 s).
-    pub fn new(limit: Duration) -> Self {
-        Self { next: Duration::ZERO, spent: Duration::ZERO, limit }
+    /// Our own client's pace; waits at most `limit` in all.
+    pub fn eager(limit: Duration) -> Self {
+        Self { pace: Pace::Eager, ..Self::stock(limit) }
     }
 
     /// The wait before the next try; `None` when the limit is used up.
@@ -391,7 +413,10 @@ impl Backoff {
             return None;
         }
         self.spent += wait;
-        self.next = (wait + Self::STEP).min(Self::LONGEST);
+        self.next = match self.pace {
+            Pace::Stock => (wait + Duration::from_secs(10)).min(Duration::from_secs(100)),
+            Pace::Eager => (wait * 2).clamp(Duration::from_secs(1), Duration::from_secs(60)),
+        };
         Some(wait)
     }
 }

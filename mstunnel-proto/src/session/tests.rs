@@ -655,9 +655,12 @@ mod client {
     /// Covers: statement 43
     #[test]
     fn the_backoff_grows_and_ends() {
-        let mut backoff = Backoff::new(secs(300));
+        let mut backoff = Backoff::stock(secs(300));
         let waits: Vec<u64> = std::iter::from_fn(|| backoff.next_wait()).map(|wait| wait.as_secs()).collect();
         assert_eq!(waits, [0, 10, 20, 30, 40, 50, 60, 70]);
+        let mut backoff = Backoff::eager(secs(300));
+        let waits: Vec<u64> = std::iter::from_fn(|| backoff.next_wait()).map(|wait| wait.as_secs()).collect();
+        assert_eq!(waits, [0, 1, 2, 4, 8, 16, 32, 60, 60, 60]);
     }
 }
 

@@ -279,7 +279,7 @@ impl SignIn {
     ///
     /// # Errors
     /// The group that was chosen is not there.
-    pub fn answer<'v>(&mut self, mut value: impl FnMut(&Input) -> &'v str) -> Result<(), SignInError> {
+    pub fn answer<S: AsRef<str>>(&mut self, mut value: impl FnMut(&Input) -> S) -> Result<(), SignInError> {
         let form = self.form.take().unwrap_or_default();
         let group = match &self.config.group {
             Some(group) if !form.groups.is_empty() => {
@@ -300,13 +300,19 @@ impl SignIn {
         }
         body.push_str("<auth>");
         for input in &form.inputs {
-            let text = if input.kind == InputKind::Hidden { input.value.as_str() } else { value(input) };
             let name = match input.name.as_str() {
                 "answer" | "whichpin" | "new_password" => "password",
                 "verify_pin" | "verify_password" => continue,
                 name => name,
             };
-            push(&mut body, format_args!("<{name}>{}</{name}>", Escaped(text)));
+            match input.kind {
+                InputKind::Hidden => {
+                    push(&mut body, format_args!("<{name}>{}</{name}>", Escaped(&input.value)))
+                }
+                InputKind::Text | InputKind::Secret => {
+                    push(&mut body, format_args!("<{name}>{}</{name}>", Escaped(value(input).as_ref())));
+                }
+            }
         }
         body.push_str("</auth>");
         if let Some(group) = group {

@@ -1,0 +1,133 @@
+//! CONNECT: from a session cookie to a live link and what the server assigns.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use mstunnel_proto::auth::signin::USER_AGENT;
+use mstunnel_proto::connect::{AnswerError, AnswerReader, ConnectRequest, RekeyMethod};
+use mstunnel_proto::mtu::{DEFAULT_LINK, wanted_mtu};
+use mstunnel_proto::session::{ClientConfig, ClientSession, Leases};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::timeout;
+use zeroize::Zeroizing;
+
+use super::link::Link;
+use super::outer::OuterConnection;
+use crate::params::{ParamsError, TunnelParams};
+
+/// How long a server may take to assign an address.
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// What a CONNECT says.
+pub(crate) struct Opening<'a> {
+    /// The session cookie.
+    pub(crate) cookie: &'a str,
+    /// The Host field.
+    pub(crate) host: String,
+    /// The name of this machine, if it is to be told.
+    pub(crate) hostname: Option<String>,
+    /// The addresses of the session so far, on a reconnect.
+    pub(crate) leases: Leases,
+}
+
+/// A live link.
+pub(crate) struct Opened {
+    pub(crate) link: Link,
+    pub(crate) params: Arc<TunnelParams>,
+    pub(crate) remote: SocketAddr,
+}
+
+/// Why the server opened no tunnel.
+#[derive(Debug, thiserror::Error)]
+pub enum OpeningError {
+    /// The connection broke.
+    #[error("the connection broke before the tunnel was open: {0}")]
+    Io(#[from] io::Error),
+    /// The server says no, or says what cannot be used.
+    #[error("the server opened no tunnel: {0}")]
+    Answer(#[from] AnswerError),
+    /// What the server assigns cannot be used.
+    #[error(transparent)]
+    Params(#[from] ParamsError),
+    /// Nothing within the time limit.
+    #[error("the server assigns no address within {} s", LIMIT.as_secs())]
+    Silent,
+}
+
+impl OpeningError {
+    /// Whether the cookie is good no more.
+    pub fn is_final(&self) -> bool {
+        match self {
+            Self::Answer(error) => error.is_final(),
+            Self::Io(_) | Self::Params(_) | Self::Silent => false,
+        }
+    }
+
+    /// Whether trying again with the same cookie may help.
+    pub fn is_passing(&self) -> bool {
+        match self {
+            Self::Io(_) | Self::Silent => true,
+            Self::Answer(AnswerError::Refused { status, .. }) => *status == 503,
+            Self::Answer(_) | Self::Params(_) => false,
+        }
+    }
+}
+
+/// Opens the tunnel on `connection`.
+pub(crate) async fn open(
+    mut connection: OuterConnection,
+    opening: Opening<'_>,
+) -> Result<Opened, OpeningError> {
+    let remote = connection.remote;
+    let request = ConnectRequest {
+        cookie: Some(opening.cookie.to_owned()),
+        user_agent: Some(USER_AGENT.to_owned()),
+        hostname: opening.hostname,
+        base_mtu: Some(DEFAULT_LINK.get()),
+        mtu: Some(wanted_mtu(DEFAULT_LINK, remote.ip()).get()),
+        address_v4: opening.leases.v4,
+        full_ipv6: true,
+        address_v6: opening.leases.v6,
+        ..ConnectRequest::default()
+    };
+    let bytes = Zeroizing::new(request.encode(&opening.host));
+    let answer = async {
+        connection.stream.write_all(&bytes).await?;
+        connection.stream.flush().await?;
+        read_answer(&mut connection).await
+    };
+    let (said, rest) = timeout(LIMIT, answer).await.map_err(|_| OpeningError::Silent)??;
+    let now = Instant::now();
+    let params = Arc::new(TunnelParams::new(said)?);
+    let said = &params.said;
+    let config = ClientConfig {
+        dpd: said.dpd,
+        keepalive: said.keepalive,
+        // rustls renegotiates nothing: whatever the method, new keys come with a new connection (statement 44).
+        rekey: said.rekey_time.filter(|_| said.rekey_method != RekeyMethod::None),
+        mtu: said.mtu.get(),
+        leases: params.leases(),
+    };
+    let (tcp, tls) = connection.into_parts();
+    let link = Link::new(ClientSession::new(config, now), tcp, tls, &rest);
+    Ok(Opened { link, params, remote })
+}
+
+type Answered = (mstunnel_proto::connect::ConnectParams, Vec<u8>);
+
+async fn read_answer(connection: &mut OuterConnection) -> Result<Answered, OpeningError> {
+    let mut reader = AnswerReader::new();
+    let mut buffer = vec![0; 16 * 1024];
+    loop {
+        let len = connection.stream.read(&mut buffer).await?;
+        if len == 0 {
+            return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+        }
+        let taken = reader.handle_bytes(&buffer[..len])?;
+        if let Some(params) = reader.poll_params() {
+            return Ok((params, buffer[taken..len].to_vec()));
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! TCP and TLS to the server, by whichever of its addresses answers first.
+//!
+//! # Source
+//! RFC 8305 (Happy Eyeballs), reduced: addresses in the resolver's order, each with a head start.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::{ClientConfig, ClientConnection};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use crate::server_url::ServerUrl;
+use crate::tls;
+
+/// The head start of an address over the next one (RFC 8305 section 5).
+const HEAD_START: Duration = Duration::from_millis(250);
+
+/// How long all addresses together may take, and then TLS.
+const LIMIT: Duration = Duration::from_secs(15);
+
+/// The most addresses of a name that are tried.
+const MAX_ADDRESSES: usize = 8;
+
+/// Makes connections to one server.
+#[derive(Clone, Debug)]
+pub(crate) struct Outer {
+    url: ServerUrl,
+    tls: Arc<ClientConfig>,
+    mark: Option<u32>,
+    /// The address that was connected and verified first: a session stays with it (R65).
+    settled: Option<SocketAddr>,
+}
+
+/// A connection whose server is verified.
+pub(crate) struct OuterConnection {
+    pub(crate) stream: TlsStream<TcpStream>,
+    pub(crate) remote: SocketAddr,
+}
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub enum OuterError {
+    /// The name of the server has no address.
+    #[error("cannot find {host}: {source}")]
+    Name {
+        /// The host of the URL.
+        host: String,
+        /// What the resolver says.
+        source: io::Error,
+    },
+    /// No address answers.
+    #[error("cannot reach {address}: {source}")]
+    Tcp {
+        /// The last address tried.
+        address: SocketAddr,
+        /// What the kernel says.
+        source: io::Error,
+    },
+    /// Not the server that was meant, or no TLS at all.
+    #[error("cannot trust {server}: {why}")]
+    Tls {
+        /// The URL.
+        server: String,
+        /// What is wrong, and what to do.
+        why: String,
+    },
+    /// Nothing within the time limit.
+    #[error("{server} does not answer within {} s", LIMIT.as_secs())]
+    Silent {
+        /// The URL.
+        server: String,
+    },
+}
+
+impl OuterError {
+    /// Whether trying again may help.
+    pub fn is_passing(&self) -> bool {
+        match self {
+            Self::Name { .. } | Self::Tcp { .. } | Self::Silent { .. } => true,
+            Self::Tls { .. } => false,
+        }
+    }
+}
+
+impl Outer {
+    /// Connections to `url`; with `mark`, their sockets carry it (SO_MARK), so that routing can tell them apart.
+    pub(crate) fn new(url: ServerUrl, tls: Arc<ClientConfig>, mark: Option<u32>) -> Self {
+        Self { url, tls, mark, settled: None }
+    }
+
+    /// The server.
+    pub(crate) fn url(&self) -> &ServerUrl {
+        &self.url
+    }
+
+    /// Connects and verifies.
+    pub(crate) async fn connect(&mut self) -> Result<OuterConnection, OuterError> {
+        let addresses = self.addresses().await?;
+        let silent = || OuterError::Silent { server: self.url.to_string() };
+        let tcp = timeout(LIMIT, first_to_answer(&addresses, self.mark)).await.map_err(|_| silent())??;
+        // A latency hint that is refused is no reason to give up.
+        let _ = tcp.set_nodelay(true);
+        let remote = tcp.peer_addr().map_err(|source| OuterError::Tcp { address: addresses[0], source })?;
+        let connector = TlsConnector::from(Arc::clone(&self.tls));
+        let handshake = connector.connect(self.url.server_name(), tcp);
+        let stream = timeout(LIMIT, handshake)
+            .await
+            .map_err(|_| silent())?
+            .map_err(|error| self.refusal(error, remote))?;
+        self.settled = Some(remote);
+        Ok(OuterConnection { stream, remote })
+    }
+
+    /// The address of the session first, if there is one; else all of the name's.
+    async fn addresses(&self) -> Result<Vec<SocketAddr>, OuterError> {
+        if let Some(address) = self.url.address() {
+            return Ok(vec![SocketAddr::new(address, self.url.port())]);
+        }
+        if let Some(settled) = self.settled {
+            return Ok(vec![settled]);
+        }
+        let failed = |source| OuterError::Name { host: self.url.host(), source };
+        let found = tokio::net::lookup_host((self.url.host(), self.url.port())).await.map_err(failed)?;
+        let found: Vec<SocketAddr> = found.take(MAX_ADDRESSES).collect();
+        if found.is_empty() {
+            return Err(failed(io::Error::new(io::ErrorKind::NotFound, "the name has no address")));
+        }
+        Ok(found)
+    }
+
+    /// Forgets the address of the session: the server may have moved.
+    pub(crate) fn unsettle(&mut self) {
+        self.settled = None;
+    }
+
+    fn refusal(&self, error: io::Error, address: SocketAddr) -> OuterError {
+        match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+            Some(inner) => OuterError::Tls { server: self.url.to_string(), why: tls::why(inner) },
+            None => OuterError::Tcp { address, source: error },
+        }
+    }
+}
+
+async fn first_to_answer(addresses: &[SocketAddr], mark: Option<u32>) -> Result<TcpStream, OuterError> {
+    let mut tries = JoinSet::new();
+    for (place, &address) in addresses.iter().enumerate() {
+        let wait = HEAD_START * u32::try_from(place).unwrap_or(u32::MAX);
+        tries.spawn(async move {
+            tokio::time::sleep(wait).await;
+            connect(address, mark).await.map_err(|source| OuterError::Tcp { address, source })
+        });
+    }
+    let mut last = None;
+    while let Some(tried) = tries.join_next().await {
+        match tried {
+            Ok(Ok(stream)) => return Ok(stream),
+            Ok(Err(error)) => last = Some(error),
+            Err(_) => {} // a try that was cancelled with the others
+        }
+    }
+    Err(last.expect("there is at least one address"))
+}
+
+async fn connect(address: SocketAddr, mark: Option<u32>) -> io::Result<TcpStream> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    if let Some(mark) = mark {
+        socket2::SockRef::from(&socket).set_mark(mark)?;
+    }
+    socket.connect(address).await
+}
+
+impl OuterConnection {
+    /// The parts, for the loop that moves frames.
+    pub(crate) fn into_parts(self) -> (TcpStream, ClientConnection) {
+        self.stream.into_inner()
+    }
+}
