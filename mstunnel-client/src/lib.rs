@@ -11,6 +11,8 @@
 //! | --- | --- |
 //! | [`packets`] | the bounded queue of IP packets between a tunnel and its user |
 //! | [`params`] | what the server assigned, typed |
+//! | [`stack`] | TCP, UDP and ping over the packets, without privileges |
 
 pub mod packets;
 pub mod params;
+pub mod stack;
