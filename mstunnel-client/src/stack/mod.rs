@@ -58,12 +58,17 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// A handle of the stack over one tunnel; cheap to clone. The stack ends with the tunnel, or with the last
 /// handle, flow and port.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Stack {
     running: Arc<Running>,
 }
 
-#[derive(Debug)]
+impl std::fmt::Debug for Stack {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Stack").field("dropped", &self.dropped()).finish_non_exhaustive()
+    }
+}
+
 struct Running {
     shared: Arc<shared::Shared>,
     driver: AbortHandle,

@@ -9,10 +9,10 @@
 //! | [`WEB`] | reads a request, sends a fixed HTTP response and closes |
 //! | others | refused |
 //!
-//! UDP port [`ECHO`] and echo requests are answered. [`UNREACHABLE`] is answered with an ICMP error.
+//! UDP port [`ECHO`] and echo requests are answered, and [`HOST_V4`] answers DNS for [`NAMES`]. [`UNREACHABLE`] is answered with an ICMP error.
 
 use std::collections::VecDeque;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -37,10 +37,21 @@ pub(crate) const ECHO: u16 = 7;
 pub(crate) const RESET: u16 = 13;
 pub(crate) const DEAF: u16 = 14;
 pub(crate) const SOURCE: u16 = 19;
+pub(crate) const DNS: u16 = 53;
 pub(crate) const WEB: u16 = 80;
+/// `long` does not fit a datagram, `two` has an address that is unreachable before one that is not, `rebound`
+/// is at a loopback address, `out` where few routes lead.
+pub(crate) const NAMES: &[&str] = &[
+    "www.corp.example",
+    "long.corp.example",
+    "two.corp.example",
+    "rebound.corp.example",
+    "out.corp.example",
+];
 pub(crate) const SOURCE_LEN: usize = 300_000;
 pub(crate) const UNREACHABLE: Ipv4Addr = Ipv4Addr::new(10, 20, 0, 99);
 pub(crate) const HOST_V4: Ipv4Addr = Ipv4Addr::new(10, 20, 0, 2);
+pub(crate) const HOST_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x20, 0, 0, 0, 0, 0, 2);
 pub(crate) const WEB_RESPONSE: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello";
 
 /// Byte `at` of what [`SOURCE`] sends.
@@ -133,11 +144,11 @@ impl Host {
             Interface::new(Config::new(HardwareAddress::Ip), &mut device, smoltcp::time::Instant::ZERO);
         interface.update_ip_addrs(|addresses| {
             addresses.push(IpCidr::new(IpAddr::V4(HOST_V4).into(), 24)).unwrap();
-            addresses.push(IpCidr::new("fd00:20::2".parse().unwrap(), 64)).unwrap();
+            addresses.push(IpCidr::new(IpAddr::V6(HOST_V6).into(), 64)).unwrap();
         });
         let mut sockets = SocketSet::new(Vec::new());
         let mut services = Vec::new();
-        for port in [ECHO, RESET, DEAF, SOURCE, WEB] {
+        for port in [ECHO, RESET, DEAF, SOURCE, DNS, WEB] {
             for _ in 0..listeners {
                 let buffer = || tcp::SocketBuffer::new(vec![0; 65_536]);
                 let mut socket = tcp::Socket::new(buffer(), buffer());
@@ -190,11 +201,14 @@ impl Host {
                 let udp = parsed.udp().unwrap();
                 let here = SocketAddr::new(parsed.destination(), udp.destination_port());
                 let there = SocketAddr::new(parsed.source(), udp.source_port());
+                let answer = match here.port() {
+                    ECHO => udp.payload().to_vec(),
+                    DNS if here.ip() == IpAddr::V4(HOST_V4) => dns_answer(udp.payload(), true),
+                    _ => return,
+                };
                 let mut room = [0; 1_500];
-                if here.port() == ECHO {
-                    let len = wire::udp(&mut room, here, there, udp.payload()).unwrap();
-                    self.device.send(&room[..len]);
-                }
+                let len = wire::udp(&mut room, here, there, &answer).unwrap();
+                self.device.send(&room[..len]);
             }
             Protocol::Icmp | Protocol::Icmpv6 => {
                 assert!(wire::is_intact(&parsed));
@@ -237,6 +251,14 @@ impl Host {
                         socket.close();
                     }
                 }
+                DNS if socket.can_recv() && socket.may_send() => {
+                    let mut query = [0; 512];
+                    let len = socket.recv_slice(&mut query).unwrap();
+                    let answer = dns_answer(&query[2..len], false);
+                    socket.send_slice(&u16::try_from(answer.len()).unwrap().to_be_bytes()).unwrap();
+                    socket.send_slice(&answer).unwrap();
+                    socket.close();
+                }
                 RESET if socket.can_recv() => socket.abort(),
                 WEB if socket.can_recv() && socket.may_send() => {
                     socket.send_slice(WEB_RESPONSE).unwrap();
@@ -246,6 +268,36 @@ impl Host {
             }
         }
     }
+}
+
+fn dns_answer(query: &[u8], is_datagram: bool) -> Vec<u8> {
+    let query = simple_dns::Packet::parse(query).unwrap();
+    let name = query.questions[0].qname.to_string();
+    let is_v4 = query.questions[0].qtype == simple_dns::QTYPE::TYPE(simple_dns::TYPE::A);
+    let mut reply = query.clone().into_reply();
+    if !NAMES.contains(&name.as_str()) {
+        *reply.rcode_mut() = simple_dns::RCODE::NameError;
+    } else if is_datagram && name.starts_with("long") {
+        reply.set_flags(simple_dns::PacketFlag::TRUNCATION);
+    } else {
+        let addresses: &[IpAddr] = match (name.split('.').next().unwrap(), is_v4) {
+            ("two", true) => &[IpAddr::V4(UNREACHABLE), IpAddr::V4(HOST_V4)],
+            ("rebound", true) => &[IpAddr::V4(Ipv4Addr::LOCALHOST)],
+            ("out", true) => &[IpAddr::V4(Ipv4Addr::new(192, 0, 2, 80))],
+            ("two" | "rebound" | "out", false) => &[],
+            (_, true) => &[IpAddr::V4(HOST_V4)],
+            (_, false) => &[IpAddr::V6(HOST_V6)],
+        };
+        for address in addresses {
+            let data = match *address {
+                IpAddr::V4(address) => simple_dns::rdata::RData::A(address.into()),
+                IpAddr::V6(address) => simple_dns::rdata::RData::AAAA(address.into()),
+            };
+            let owner = query.questions[0].qname.clone();
+            reply.answers.push(simple_dns::ResourceRecord::new(owner, simple_dns::CLASS::IN, 60, data));
+        }
+    }
+    reply.build_bytes_vec().unwrap()
 }
 
 /// The answer to an echo request: addresses swapped, kind changed, checksum made anew.
