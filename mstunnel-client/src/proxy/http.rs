@@ -3,19 +3,22 @@
 //! A plain request goes out on a connection of its own, in origin form and without the headers that belong to
 //! one connection (RFC 9110 section 7.6.1). Bodies stream; hyper bounds heads.
 
+use std::convert::Infallible;
 use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use http_body_util::{Either, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::service::service_fn;
+use hyper::upgrade::OnUpgrade;
 use hyper::{Method, Request, Response, StatusCode, Uri};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
 
 use super::relay::relay;
-use crate::dial::{Destination, DialError, Dialer};
+use crate::dial::{Destination, DialError, Dialer, Stream};
 use crate::stack::ConnectError;
 
 /// How long a client may take for a request head, the pause since the last answer included.
@@ -37,11 +40,15 @@ const HOP_BY_HOP: [HeaderName; 7] = [
 
 type Body = Either<Incoming, Full<Bytes>>;
 
+/// A client that asked for CONNECT, and its destination: what is left when hyper has answered.
+type Tunnelled = Arc<Mutex<Option<(OnUpgrade, Stream)>>>;
+
 /// Serves one client until its connection ends.
 pub(super) async fn serve(client: TcpStream, dialer: Dialer) -> io::Result<()> {
-    let service = service_fn(move |request| {
-        let dialer = dialer.clone();
-        async move { Ok::<_, std::convert::Infallible>(answer(request, dialer).await) }
+    let tunnelled = Tunnelled::default();
+    let service = service_fn(|request| {
+        let (dialer, tunnelled) = (dialer.clone(), Arc::clone(&tunnelled));
+        async move { Ok::<_, Infallible>(answer(request, dialer, &tunnelled).await) }
     });
     hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
@@ -50,12 +57,21 @@ pub(super) async fn serve(client: TcpStream, dialer: Dialer) -> io::Result<()> {
         .serve_connection(TokioIo::new(client), service)
         .with_upgrades()
         .await
-        .map_err(io::Error::other)
+        .map_err(io::Error::other)?;
+    // Here and not in a task of its own, so that it counts as a client and ends with the proxy.
+    let waiting = tunnelled.lock().unwrap_or_else(PoisonError::into_inner).take();
+    match waiting {
+        Some((client, stream)) => {
+            let client = client.await.map_err(io::Error::other)?;
+            relay(TokioIo::new(client), stream).await
+        }
+        None => Ok(()),
+    }
 }
 
-async fn answer(request: Request<Incoming>, dialer: Dialer) -> Response<Body> {
+async fn answer(request: Request<Incoming>, dialer: Dialer, tunnelled: &Tunnelled) -> Response<Body> {
     let result = match *request.method() {
-        Method::CONNECT => connect(request, dialer).await,
+        Method::CONNECT => connect(request, dialer, tunnelled).await,
         _ => forward(request, dialer).await,
     };
     result.unwrap_or_else(|refusal| {
@@ -71,18 +87,17 @@ async fn answer(request: Request<Incoming>, dialer: Dialer) -> Response<Body> {
 }
 
 /// Opens a tunnel in the tunnel (RFC 9110 section 9.3.6).
-async fn connect(request: Request<Incoming>, dialer: Dialer) -> Result<Response<Body>, Refusal> {
+async fn connect(
+    request: Request<Incoming>,
+    dialer: Dialer,
+    tunnelled: &Tunnelled,
+) -> Result<Response<Body>, Refusal> {
     let authority = request.uri().authority().map_or("", |authority| authority.as_str());
     let destination: Destination =
         authority.parse().map_err(|_| Refusal::bad_request("CONNECT needs HOST:PORT"))?;
     let stream = dialer.connect(&destination).await?;
-    tokio::spawn(async move {
-        match hyper::upgrade::on(request).await {
-            // How a relay ends is between its ends.
-            Ok(client) => drop(relay(TokioIo::new(client), stream).await),
-            Err(error) => tracing::debug!(%error, "a client left before its connection was there"),
-        }
-    });
+    let client = hyper::upgrade::on(request);
+    *tunnelled.lock().unwrap_or_else(PoisonError::into_inner) = Some((client, stream));
     Ok(Response::new(Either::Right(Full::default())))
 }
 

@@ -6,7 +6,7 @@
 //! | [`SOURCE`] | sends [`SOURCE_LEN`] bytes of [`pattern`] and closes |
 //! | [`RESET`] | resets at the first byte |
 //! | [`DEAF`] | never reads |
-//! | [`WEB`] | reads a request, sends a fixed HTTP response and closes |
+//! | [`WEB`] | reads a request, sends a fixed HTTP response, or an odd one for some paths, and closes |
 //! | others | refused |
 //!
 //! UDP port [`ECHO`] and echo requests are answered, and [`HOST_V4`] answers DNS for [`NAMES`]. [`UNREACHABLE`] is answered with an ICMP error.
@@ -261,7 +261,18 @@ impl Host {
                 }
                 RESET if socket.can_recv() => socket.abort(),
                 WEB if socket.can_recv() && socket.may_send() => {
-                    socket.send_slice(WEB_RESPONSE).unwrap();
+                    let mut request = [0; 1_024];
+                    let len = socket.recv_slice(&mut request).unwrap();
+                    let request = String::from_utf8_lossy(&request[..len]);
+                    let location = |to| format!("HTTP/1.1 302 Found\r\nLocation: {to}\r\n\r\n");
+                    let response = match request.split(' ').nth(1) {
+                        Some("/redirect") => location("/"),
+                        Some("/circle") => location("http://10.20.0.2/circle"),
+                        Some("/away") => location("https://10.20.0.2/"),
+                        Some("/short") => "HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\nshort".to_owned(),
+                        _ => String::from_utf8_lossy(WEB_RESPONSE).into_owned(),
+                    };
+                    socket.send_slice(response.as_bytes()).unwrap();
                     socket.close();
                 }
                 _ => {}
