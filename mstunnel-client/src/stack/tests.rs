@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use proptest::prelude::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::testing::{DEAF, ECHO, HOST_V4, RESET, SOURCE, SOURCE_LEN, UNREACHABLE, World, params, pattern};
@@ -254,4 +255,74 @@ async fn a_family_without_an_address_and_addresses_of_nobody_are_refused() {
         let error = world.stack.connect(nobody).await.unwrap_err();
         assert_eq!(error, ConnectError::Destination { address: nobody.ip() });
     }
+}
+
+/// Packets of a hostile network: valid ones for a connection that exists, with bytes changed and cut.
+fn hostile_packet() -> impl Strategy<Value = (Vec<u8>, u16, u8, usize)> {
+    (proptest::collection::vec(any::<u8>(), 20..200), any::<u16>(), 0_u8..4, 0_usize..60)
+}
+
+proptest! {
+    #[test]
+    fn no_packet_from_the_tunnel_stops_the_stack(packets in proptest::collection::vec(hostile_packet(), 1..40)) {
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+        runtime.block_on(async {
+            let world = World::start(1, None);
+            let flow = world.stack.connect(host(DEAF)).await.unwrap();
+            let (local, shared) = (flow.local_addr(), world.stack.shared());
+            for (bytes, port, protocol, cut) in packets {
+                let packet = disguise(&bytes, local, port, protocol, cut);
+                let mut buffer = shared.buffer();
+                buffer.fill(&packet);
+                let mut touched = Vec::new();
+                driver::handle_packet(shared, buffer, &mut touched);
+                for flow in touched {
+                    shared.service(&flow, &mut flow.machine());
+                }
+            }
+            echo(&world.stack, host(ECHO), 1_000, 0).await;
+        });
+    }
+}
+
+/// Makes `bytes` pass for a packet to `local`: right addresses, lengths and checksums around a random rest.
+fn disguise(bytes: &[u8], local: SocketAddr, port: u16, protocol: u8, cut: usize) -> Vec<u8> {
+    use mstunnel_proto::packet::checksum::Sum;
+    let IpAddr::V4(to) = local.ip() else { unreachable!("the test connects over IPv4") };
+    let mut packet = vec![0x45, 0, 0, 0, 0, 0, 0x40, 0, 64, [6, 17, 1, 6][usize::from(protocol)], 0, 0];
+    packet.extend(HOST_V4.octets());
+    packet.extend(to.octets());
+    packet.extend(bytes);
+    if protocol == 0 {
+        // For the connection that exists, with a random sequence, flags, window and options.
+        packet[20..22].copy_from_slice(&DEAF.to_be_bytes());
+        packet[22..24].copy_from_slice(&local.port().to_be_bytes());
+        packet[32] = 0x50 | (packet[32] & 0x0F);
+    } else if protocol == 2 {
+        // An error about something of ours.
+        packet[20] = 3;
+    } else {
+        packet[22..24].copy_from_slice(&port.to_be_bytes());
+    }
+    packet.truncate(packet.len() - cut.min(packet.len() - 20));
+    let len = u16::try_from(packet.len()).unwrap();
+    packet[2..4].copy_from_slice(&len.to_be_bytes());
+    let checksum = Sum::default().bytes(&packet[..20]).checksum();
+    packet[10..12].copy_from_slice(&checksum.to_be_bytes());
+    let field = match packet[9] {
+        6 => 36,
+        17 => 26,
+        _ => 22,
+    };
+    if packet.len() >= field + 2 {
+        packet[field..field + 2].fill(0);
+        let pseudo = match packet[9] {
+            1 => Sum::default(),
+            other => Sum::pseudo_header(HOST_V4.into(), to.into(), other, u32::from(len) - 20),
+        };
+        let checksum = pseudo.bytes(&packet[20..]).checksum();
+        packet[field..field + 2].copy_from_slice(&checksum.to_be_bytes());
+    }
+    packet
 }
