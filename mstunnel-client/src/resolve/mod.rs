@@ -1,8 +1,8 @@
 //! Names to addresses, through the tunnel.
 //!
 //! Each question goes out from a random port with a random identifier, over UDP first and over TCP when the
-//! answer is cut. A server that does not answer in [`TIMEOUT`] is passed over for the next; all of them are
-//! asked [`ROUNDS`] times. Nothing falls back to the host's resolver (R67).
+//! answer is cut. A server that does not answer within two seconds is passed over for the next; all of them
+//! are asked twice. Nothing falls back to the host's resolver (R67).
 
 mod message;
 
