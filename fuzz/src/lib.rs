@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use mstunnel_client::proxy::socks;
 use mstunnel_proto::auth::{Answer, ConnectionId, LoginConfig, LoginDesk, Verdict};
 use mstunnel_proto::config::{Configuration, Site};
 use mstunnel_proto::connect::{ConnectParams, ConnectRequest};
@@ -31,6 +32,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "connect_answer", run: connect_answer },
     Target { name: "configuration", run: configuration },
     Target { name: "inner_packet", run: inner_packet },
+    Target { name: "socks5", run: socks5 },
 ];
 
 const SOURCE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
@@ -158,4 +160,35 @@ pub fn inner_packet(data: &[u8]) {
     let mut clamped = data.to_vec();
     packet::clamp_mss(&mut clamped, 1280);
     assert_eq!(clamped.len(), data.len());
+}
+
+/// What a client of the proxy sends: any cut of a message gives the same as the whole, and none is longer than
+/// what the proxy keeps.
+pub fn socks5(data: &[u8]) {
+    prefixes_agree(data, socks::Greeting::parse);
+    prefixes_agree(data, socks::Request::parse);
+    if let Ok((destination, start)) = socks::parse_datagram(data) {
+        assert!(start <= data.len().min(socks::MAX_DATAGRAM_HEADER), "a header outgrew its datagram");
+        let _ = destination.to_string();
+    }
+}
+
+fn prefixes_agree<T: PartialEq + std::fmt::Debug>(
+    data: &[u8],
+    parse: impl Fn(&[u8]) -> Result<Option<(T, usize)>, socks::SocksError>,
+) {
+    let whole = parse(data);
+    if let Ok(Some((_, len))) = &whole {
+        assert!(*len <= data.len().min(socks::MAX_MESSAGE), "a message outgrew its limit");
+    }
+    for cut in 0..data.len().min(socks::MAX_MESSAGE) {
+        match parse(&data[..cut]) {
+            Ok(None) => {}
+            found => assert_eq!(found, whole, "more bytes changed what was found"),
+        }
+    }
+    assert!(
+        data.len() < socks::MAX_MESSAGE || !matches!(whole, Ok(None)),
+        "a message is longer than its limit"
+    );
 }

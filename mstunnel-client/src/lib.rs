@@ -14,11 +14,21 @@
 //! | [`tls`] | how the server is known |
 //! | [`packets`] | the bounded queue of IP packets between a tunnel and its user |
 //! | [`params`] | what the server assigned, typed |
+//! | [`dial`] | connections by name or address, as the routes want it |
+//! | [`fetch`] | one page over HTTP |
+//! | [`proxy`] | SOCKS5, HTTP and forwards on this host that lead into the tunnel |
+//! | [`resolve`] | names to addresses, through the tunnel |
+//! | [`stack`] | TCP, UDP and ping over the packets, without privileges |
 
+pub mod dial;
+pub mod fetch;
 pub mod packets;
 pub mod params;
+pub mod proxy;
+pub mod resolve;
 mod server_url;
 pub mod signin;
+pub mod stack;
 pub mod tls;
 mod transport;
 mod tunnel;

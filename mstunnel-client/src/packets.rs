@@ -50,6 +50,13 @@ pub enum Refused<T> {
     Closed(T),
 }
 
+/// Room for one packet that is taken before the packet is made.
+#[derive(Debug)]
+pub struct Slot<'a> {
+    permit: mpsc::Permit<'a, PacketBuf>,
+    pool: &'a Pool,
+}
+
 struct Pool {
     free: ArrayQueue<PacketBuf>,
     max_packet: usize,
@@ -98,6 +105,11 @@ impl PacketSender {
         self.pool.take()
     }
 
+    /// The longest packet that a buffer holds, in bytes.
+    pub fn max_packet(&self) -> usize {
+        self.pool.max_packet
+    }
+
     /// Gives back a buffer that was not sent.
     pub fn recycle(&self, packet: PacketBuf) {
         self.pool.give(packet);
@@ -112,6 +124,12 @@ impl PacketSender {
             mpsc::error::TrySendError::Full(packet) => Refused::Full(packet),
             mpsc::error::TrySendError::Closed(packet) => Refused::Closed(packet),
         })
+    }
+
+    /// Takes room for a packet that is still to be made; `None` when there is none or the other end is gone.
+    pub fn try_reserve(&self) -> Option<Slot<'_>> {
+        let permit = self.queue.try_reserve().ok()?;
+        Some(Slot { permit, pool: &self.pool })
     }
 
     /// Queues a packet, waiting for room.
@@ -147,6 +165,18 @@ impl PacketSender {
                 Refused::Closed(())
             }
         })
+    }
+}
+
+impl Slot<'_> {
+    /// An empty buffer for the packet.
+    pub fn buffer(&self) -> PacketBuf {
+        self.pool.take()
+    }
+
+    /// Queues the packet.
+    pub fn send(self, packet: PacketBuf) {
+        self.permit.send(packet);
     }
 }
 
