@@ -24,8 +24,8 @@
 //! source routes RFC 5095 and RFC 7126 section 4.3.
 
 pub mod checksum;
+mod icmp_error;
 mod mss;
-mod too_big;
 mod transport;
 mod v4;
 mod v6;
@@ -39,8 +39,8 @@ use std::net::IpAddr;
 
 use crate::drop::DropReason;
 
+pub use icmp_error::{Unreachable, too_big, unreachable};
 pub use mss::clamp_mss;
-pub use too_big::too_big;
 pub use transport::{Icmp, Tcp, Udp};
 pub use v6::MAX_EXTENSIONS;
 

@@ -1,12 +1,12 @@
-//! The ICMP message that tells a sender what fits: "fragmentation needed" and "packet too big" (R9, R48).
+//! ICMP errors: what tells a sender that its packet does not fit, or that nobody takes it (R9, R48).
 //!
 //! ```text
-//! ICMPv4  | 3 | 4 | checksum |  0  | next-hop MTU |  the packet, to 576 bytes in all
-//! ICMPv6  | 2 | 0 | checksum |        MTU         |  the packet, to 1,280 bytes in all
+//! ICMPv4  | type | code | checksum | 0 | next-hop MTU |  the packet, to 576 bytes in all
+//! ICMPv6  | type | code | checksum |       MTU        |  the packet, to 1,280 bytes in all
 //! ```
 //!
 //! # Source
-//! RFC 1191 section 4, RFC 4443 section 3.2; when none is sent: RFC 1812 section 4.3.2.7 and RFC 4443
+//! RFC 1191 section 4, RFC 4443 sections 3.1 and 3.2; when none is sent: RFC 1812 section 4.3.2.7 and RFC 4443
 //! section 2.4 (e). The exception that RFC 4443 makes for multicast is not used (R48).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -26,9 +26,49 @@ const HOP_LIMIT: u8 = 64;
 /// Internetwork control, as RFC 1812 section 4.3.2.5 asks for errors.
 const PRECEDENCE: u8 = 0xC0;
 const DONT_FRAGMENT: u8 = 0x40;
-const DESTINATION_UNREACHABLE: u8 = 3;
-const FRAGMENTATION_NEEDED: u8 = 4;
-const PACKET_TOO_BIG: u8 = 2;
+
+/// Why nobody takes a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unreachable {
+    /// No way to the host, or no answer from it.
+    Host,
+    /// Nobody listens on the port.
+    Port,
+    /// The protocol is not carried.
+    Protocol,
+    /// It is not allowed.
+    Prohibited,
+}
+
+impl Unreachable {
+    /// Type and code of ICMPv4.
+    const fn v4(self) -> (u8, u8) {
+        match self {
+            Self::Host => (3, 1),
+            Self::Protocol => (3, 2),
+            Self::Port => (3, 3),
+            Self::Prohibited => (3, 13),
+        }
+    }
+
+    /// Type and code of ICMPv6; a protocol that is not carried is "unrecognized next header".
+    const fn v6(self) -> (u8, u8) {
+        match self {
+            Self::Host => (1, 3),
+            Self::Protocol => (4, 1),
+            Self::Port => (1, 4),
+            Self::Prohibited => (1, 1),
+        }
+    }
+}
+
+/// Type, code and the last four header bytes of an error, for each family.
+#[derive(Clone, Copy)]
+struct Kind {
+    v4: (u8, u8),
+    v6: (u8, u8),
+    field: u32,
+}
 
 /// Writes to `out` the answer to `original`, a packet of more than `mtu` bytes, on behalf of `from`.
 ///
@@ -38,6 +78,16 @@ const PACKET_TOO_BIG: u8 = 2;
 /// fragments. How often it is called is for the caller to limit. Never allocates.
 #[must_use]
 pub fn too_big(original: &[u8], mtu: u16, from: IpAddr, out: &mut PacketBuf) -> bool {
+    write(original, Kind { v4: (3, 4), v6: (2, 0), field: mtu.into() }, from, out)
+}
+
+/// Writes to `out` that nobody takes `original`, on behalf of `from`; under the same conditions as [`too_big`].
+#[must_use]
+pub fn unreachable(original: &[u8], why: Unreachable, from: IpAddr, out: &mut PacketBuf) -> bool {
+    write(original, Kind { v4: why.v4(), v6: why.v6(), field: 0 }, from, out)
+}
+
+fn write(original: &[u8], kind: Kind, from: IpAddr, out: &mut PacketBuf) -> bool {
     out.clear();
     let Ok(packet) = Packet::parse(original) else { return false };
     if packet.is_icmp_error() || packet.is_later_fragment() || packet.is_multicast() || packet.is_broadcast()
@@ -46,8 +96,8 @@ pub fn too_big(original: &[u8], mtu: u16, from: IpAddr, out: &mut PacketBuf) -> 
     }
     let room = out.room();
     let len = match (from, packet.source()) {
-        (IpAddr::V4(from), IpAddr::V4(to)) if is_host_v4(to) => write_v4(original, mtu, from, to, room),
-        (IpAddr::V6(from), IpAddr::V6(to)) if is_host_v6(to) => write_v6(original, mtu, from, to, room),
+        (IpAddr::V4(from), IpAddr::V4(to)) if is_host_v4(to) => write_v4(original, kind, from, to, room),
+        (IpAddr::V6(from), IpAddr::V6(to)) if is_host_v6(to) => write_v6(original, kind, from, to, room),
         _ => None,
     };
     out.set_len(len.unwrap_or(0));
@@ -63,7 +113,7 @@ fn is_host_v6(address: Ipv6Addr) -> bool {
     !address.is_unspecified() && !address.is_loopback() && !address.is_multicast()
 }
 
-fn write_v4(original: &[u8], mtu: u16, from: Ipv4Addr, to: Ipv4Addr, room: &mut [u8]) -> Option<usize> {
+fn write_v4(original: &[u8], kind: Kind, from: Ipv4Addr, to: Ipv4Addr, room: &mut [u8]) -> Option<usize> {
     let len = MAX_ERROR_V4.min(room.len()).min(v4::HEADER + ICMP_HEADER + original.len());
     let quote = len.checked_sub(v4::HEADER + ICMP_HEADER)?;
     let packet = &mut room[..len];
@@ -79,16 +129,15 @@ fn write_v4(original: &[u8], mtu: u16, from: Ipv4Addr, to: Ipv4Addr, room: &mut 
     let (header, icmp) = packet.split_at_mut(v4::HEADER);
     let checksum = Sum::default().bytes(header).checksum();
     header[10..12].copy_from_slice(&checksum.to_be_bytes());
-    icmp[0] = DESTINATION_UNREACHABLE;
-    icmp[1] = FRAGMENTATION_NEEDED;
-    icmp[6..8].copy_from_slice(&mtu.to_be_bytes());
+    (icmp[0], icmp[1]) = kind.v4;
+    icmp[4..8].copy_from_slice(&kind.field.to_be_bytes());
     icmp[ICMP_HEADER..].copy_from_slice(&original[..quote]);
     let checksum = Sum::default().bytes(icmp).checksum();
     icmp[2..4].copy_from_slice(&checksum.to_be_bytes());
     Some(len)
 }
 
-fn write_v6(original: &[u8], mtu: u16, from: Ipv6Addr, to: Ipv6Addr, room: &mut [u8]) -> Option<usize> {
+fn write_v6(original: &[u8], kind: Kind, from: Ipv6Addr, to: Ipv6Addr, room: &mut [u8]) -> Option<usize> {
     let len = MAX_ERROR_V6.min(room.len()).min(v6::HEADER + ICMP_HEADER + original.len());
     let quote = len.checked_sub(v6::HEADER + ICMP_HEADER)?;
     let payload = u16::try_from(len - v6::HEADER).ok()?;
@@ -101,8 +150,8 @@ fn write_v6(original: &[u8], mtu: u16, from: Ipv6Addr, to: Ipv6Addr, room: &mut 
     packet[v6::SOURCE..][..16].copy_from_slice(&from.octets());
     packet[v6::DESTINATION..][..16].copy_from_slice(&to.octets());
     let icmp = &mut packet[v6::HEADER..];
-    icmp[0] = PACKET_TOO_BIG;
-    icmp[4..8].copy_from_slice(&u32::from(mtu).to_be_bytes());
+    (icmp[0], icmp[1]) = kind.v6;
+    icmp[4..8].copy_from_slice(&kind.field.to_be_bytes());
     icmp[ICMP_HEADER..].copy_from_slice(&original[..quote]);
     let pseudo = Sum::pseudo_header(from.into(), to.into(), 58, payload.into());
     let checksum = pseudo.bytes(icmp).checksum();
@@ -217,6 +266,29 @@ mod tests {
                 prop_assert_eq!(answer(out.as_slice(), mtu), None);
             } else {
                 prop_assert!(out.is_empty());
+            }
+        }
+    }
+
+    #[test]
+    fn an_unreachable_says_why_in_either_family() {
+        let v4 = tcp_packet(true, 0x02, &[], &[]);
+        let v6 = tcp_packet(false, 0x02, &[], &[]);
+        for (why, want_v4, want_v6) in [
+            (Unreachable::Host, (3, 1), (1, 3)),
+            (Unreachable::Protocol, (3, 2), (4, 1)),
+            (Unreachable::Port, (3, 3), (1, 4)),
+            (Unreachable::Prohibited, (3, 13), (1, 1)),
+        ] {
+            for (original, from, want) in
+                [(&v4, IpAddr::from(SERVER_V4), want_v4), (&v6, IpAddr::from(SERVER_V6), want_v6)]
+            {
+                let mut out = PacketBuf::new(2_000);
+                assert!(unreachable(original, why, from, &mut out));
+                let packet = Packet::parse(out.as_slice()).unwrap();
+                let icmp = packet.icmp().unwrap();
+                assert_eq!((icmp.kind(), icmp.code(), icmp.body()), (want.0, want.1, &original[..]));
+                assert_eq!(packet.payload()[4..8], [0; 4]);
             }
         }
     }
