@@ -83,6 +83,17 @@ impl PacketBuf {
         self.start = start;
     }
 
+    /// Claims `N` bytes behind the present contents for a trailer.
+    ///
+    /// # Panics
+    /// When the trailers exceed the room behind the packet, which is [`TAILROOM`] at least; which trailers
+    /// are put there is fixed in this crate.
+    pub fn append<const N: usize>(&mut self, trailer: [u8; N]) {
+        let end = self.end + N;
+        self.bytes[self.end..end].copy_from_slice(&trailer);
+        self.end = end;
+    }
+
     /// The present contents.
     pub fn as_slice(&self) -> &[u8] {
         &self.bytes[self.start..self.end]
@@ -117,6 +128,15 @@ mod tests {
         buf.prepend([1, 2]);
         assert_eq!(buf.as_slice(), b"\x01\x02abc");
         assert_eq!(buf.as_slice()[2..].as_ptr(), at);
+    }
+
+    #[test]
+    fn a_full_buffer_takes_a_trailer() {
+        let mut buf = PacketBuf::new(3);
+        assert!(buf.fill(b"abc"));
+        buf.append([7; TAILROOM]);
+        assert_eq!(buf.as_slice()[..4], *b"abc\x07");
+        assert_eq!(buf.len(), 3 + TAILROOM);
     }
 
     #[test]

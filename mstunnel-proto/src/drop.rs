@@ -49,6 +49,29 @@ drop_reasons! {
     SessionClosed = "session_closed",
     /// The network behind the server did not take the packet.
     EgressRefused = "egress_refused",
+    /// A datagram, or the rest of one, that is no DTLS record.
+    NotARecord = "not_a_record",
+    /// A record of a key generation that is not in use, or of a kind that has no place in its.
+    RecordMisplaced = "record_misplaced",
+    /// A record that came before, or that is too old to know (R16).
+    RecordReplayed = "record_replayed",
+    /// A record whose tag does not fit: damaged, forged, or of another association (R15).
+    RecordForged = "record_forged",
+    /// An alert that nobody has authenticated (R15).
+    AlertInClear = "alert_in_clear",
+    /// A handshake message, or a fragment of one, that is malformed, out of turn, or in contradiction to what
+    /// came before (R17).
+    HandshakeRefused = "handshake_refused",
+    /// Handshake messages that are more than is kept for a peer who has not finished (R17).
+    HandshakeTooLarge = "handshake_too_large",
+    /// A ClientHello that can lead nowhere: malformed, random all zero, or no suite that we have (R11, R14).
+    HelloRefused = "hello_refused",
+    /// The ClientHello that the channel in use was made from, again (R18).
+    HelloReplayed = "hello_replayed",
+    /// A ClientHello for a session that does not live (R13).
+    UnknownAppId = "unknown_app_id",
+    /// A datagram of an address that belongs to no session, and no ClientHello.
+    UnknownAddress = "unknown_address",
 }
 
 impl fmt::Display for DropReason {

@@ -10,6 +10,7 @@
 //! | [`http`], [`auth`] | requests into login conversations, questions and answers |
 //! | [`connect`], [`mtu`] | CONNECT headers and typed parameters, both directions |
 //! | [`frame`] | CSTP frames of the stream channel |
+//! | [`dtls`] | the datagram channel: DTLS 1.2 with a pre-shared key, both ends |
 //! | [`session`] | the life of a session, server's and client's side |
 //! | [`pool`], [`routes`], [`packet`] | addresses, split tunnel, inner packets |
 //! | [`config`] | Graph-shaped configuration |
@@ -78,6 +79,7 @@ pub mod close;
 pub mod config;
 pub mod connect;
 pub mod drop;
+pub mod dtls;
 pub mod frame;
 pub mod http;
 pub mod mtu;

@@ -1,0 +1,4 @@
+//! Both ends against each other in virtual time.
+
+mod behaviour;
+mod harness;
