@@ -57,7 +57,8 @@ impl Writer {
                     return Err(SealError::Exhausted);
                 }
                 // The record of a first hello says 1.0, as every client's does.
-                let first_hello = bytes.first() == Some(&MessageType::ClientHello.byte());
+                let first_hello = content == ContentType::Handshake
+                    && bytes.first() == Some(&MessageType::ClientHello.byte());
                 let version = if first_hello { VERSION_1_0 } else { VERSION_1_2 };
                 let header = RecordHeader { content, version, epoch: 0, sequence: *next, len: bytes.len() };
                 out[..HEADER_BYTES].copy_from_slice(&header.bytes());
