@@ -47,6 +47,8 @@ drop_reasons! {
     RateLimited = "rate_limited",
     /// The session had ended when the packet arrived.
     SessionClosed = "session_closed",
+    /// The datagram channel closed between the choice of it and the sending.
+    ChannelClosed = "channel_closed",
     /// The network behind the server did not take the packet.
     EgressRefused = "egress_refused",
     /// A datagram, or the rest of one, that is no DTLS record.

@@ -6,6 +6,7 @@
 //! | [`Session`] | one live connection on its worker: packets, liveness, time-outs |
 //! | [`ClientSession`] | the client's end of one connection, and its reconnect policy |
 //! | [`PacketQueue`] | packets for a client that reads slowly |
+//! | [`MtuProbe`] | the search for what the datagram channel carries |
 //! | [`Access`] | what sessions may reach |
 //!
 //! Sources: protocol.md sections 4 and 8; R1 to R10, R41, R51, R55.
@@ -13,6 +14,7 @@
 mod access;
 mod client;
 mod liveness;
+mod mtu_probe;
 mod path;
 mod queue;
 mod registry;
@@ -26,6 +28,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 pub use access::Access;
 pub use client::{Backoff, ClientConfig, ClientEvent, ClientSession, ClientTimer, MAX_BYE_TEXT};
+pub use mtu_probe::{Found, MtuProbe};
 pub use queue::{MAX_QUEUED_AGE, MAX_QUEUED_BYTES, MAX_QUEUED_PACKETS, PacketQueue};
 pub use registry::{
     Admit, AdmitRefused, Attach, AttachRefused, Attachment, Detached, Ended, MAX_WAITING_PER_USER, Record,

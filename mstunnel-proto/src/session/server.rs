@@ -388,6 +388,25 @@ impl Session {
         }
     }
 
+    /// As [`Session::poll_transmit`], but only what travels as a datagram: for a caller whose stream is blocked.
+    pub fn poll_datagram(&mut self, out: &mut PacketBuf) -> bool {
+        out.clear();
+        if self.state != SessionState::Open {
+            return false;
+        }
+        if let Some(place) = self.owed.iter().position(|(channel, _)| *channel == Channel::Datagram) {
+            let (channel, payload) = self.owed.remove(place).expect("the place was just found");
+            out.fill(&payload);
+            channel.encapsulate(FrameKind::DpdResponse, out);
+            return true;
+        }
+        if std::mem::take(&mut self.ask_datagram) {
+            Channel::Datagram.encapsulate(FrameKind::DpdRequest, out);
+            return true;
+        }
+        false
+    }
+
     /// Takes what happened; [`SessionEvent::Closed`] comes once, after the last transmit was taken.
     pub fn poll_event(&mut self) -> Option<SessionEvent> {
         if self.state != SessionState::Closed {
