@@ -68,7 +68,7 @@ impl Relay {
         let listener = listener.expect("the relay's port is free");
         let rules = format!(
             "table ip mst_test_relay {{ chain prerouting {{ type nat hook prerouting priority -100; \
-             iifname \"cli*\" udp dport 443 redirect to :{RELAY_PORT}; }} }}"
+             iifname \"cli*\" udp dport 443 redirect to :{RELAY_PORT}; }}; }}"
         );
         server.run("nft", &[&rules]);
         let shared = Arc::new(Shared {

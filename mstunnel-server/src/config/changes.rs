@@ -3,8 +3,8 @@
 //! | changed | taken up |
 //! | --- | --- |
 //! | certificate and key | by new handshakes |
-//! | sign-in, groups, banners, DNS, routes, timers, limits, UDP, site, log level | by new logins and new sessions; live ones keep theirs |
-//! | addresses and port, pools, egress, state, control socket, metrics, TLS versions, client authorities, log format | by a restart |
+//! | sign-in, groups, banners, DNS, routes, timers, limits, the end of UDP, site, log level | by new logins and new sessions; live ones keep theirs |
+//! | addresses and port, the begin of UDP, pools, egress, state, control socket, metrics, TLS versions, client authorities, log format | by a restart |
 
 use super::Settings;
 
@@ -16,6 +16,7 @@ impl Settings {
         let changed = [
             ("listen.addresses", self.listen != new.listen),
             ("listenPort", old_json.listen_port != new_json.listen_port),
+            ("disableUdpConnections", !old_json.udp && new_json.udp),
             ("network", old_json.pool_v4 != new_json.pool_v4),
             ("ipv6Network", old_json.pool_v6 != new_json.pool_v6),
             ("tls.minimum_version", self.tls.minimum != new.tls.minimum),

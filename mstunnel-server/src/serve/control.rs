@@ -117,6 +117,7 @@ fn user_row(record: &Record, live: Option<&Live>) -> UserRow {
     if let Some(live) = live {
         counters.merge(&live.counters());
     }
+    let datagram = live.and_then(Live::datagram);
     UserRow {
         id: record.id().get(),
         user: record.user().to_owned(),
@@ -124,8 +125,11 @@ fn user_row(record: &Record, live: Option<&Live>) -> UserRow {
         ipv4: leases.v4,
         ipv6: leases.v6,
         remote: live.map(|live| live.remote),
-        channel: "tls".to_owned(),
-        cipher: live.map(|live| live.cipher.clone()).unwrap_or_default(),
+        channel: if datagram.is_some() { "dtls" } else { "tls" }.to_owned(),
+        cipher: datagram
+            .map(str::to_owned)
+            .or_else(|| live.map(|live| live.cipher.clone()))
+            .unwrap_or_default(),
         user_agent: live.map(|live| live.user_agent.clone()).unwrap_or_default(),
         bytes_in: counters.bytes_in,
         bytes_out: counters.bytes_out,

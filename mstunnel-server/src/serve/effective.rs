@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use mstunnel_proto::auth::{AuthMethod, BanConfig, GroupChoice, LoginConfig};
 use mstunnel_proto::config::Configuration;
-use mstunnel_proto::connect::{ConnectParams, ConnectRequest, InsideAddress, RekeyMethod};
+use mstunnel_proto::connect::{ConnectParams, ConnectRequest, DtlsOffer, InsideAddress, RekeyMethod};
 use mstunnel_proto::mtu::{self, Mtu, RecordSuite};
 use mstunnel_proto::pool::{Pool, PoolConfig};
 use mstunnel_proto::prefix::Prefix;
@@ -30,6 +30,9 @@ const IPV4_HOST: u8 = 32;
 
 /// A client's IPv6 prefix: the address alone (product.md b.1), so that other clients are not on-link.
 const IPV6_HOST: u8 = 128;
+
+/// How much later than the stream channel the datagram channel makes new keys; ocserv's value.
+const DTLS_REKEY_DELAY: Duration = Duration::from_secs(10);
 
 /// Everything that is derived from [`Settings`] and needed while serving.
 pub(crate) struct Effective {
@@ -175,6 +178,7 @@ impl Effective {
         &self,
         connect: &ConnectRequest,
         attachment: &Attachment,
+        app_id: Option<[u8; 32]>,
         remote: SocketAddr,
         now: Instant,
     ) -> ConnectParams {
@@ -214,11 +218,27 @@ impl Effective {
             },
             session_timeout: advanced.session_timeout,
             session_timeout_remaining: attachment.ends_at.map(|end| end.saturating_duration_since(now)),
-            dtls: None,
+            dtls: app_id.map(|app_id| DtlsOffer {
+                port: configuration.listen_port,
+                app_id,
+                dpd: session.dpd,
+                keepalive: Some(advanced.keepalive).filter(|keepalive| !keepalive.is_zero()),
+                rekey_time: advanced.rekey_time.map(|time| time + DTLS_REKEY_DELAY),
+                rekey_method: if advanced.rekey_time.is_some() {
+                    RekeyMethod::Ssl
+                } else {
+                    RekeyMethod::None
+                },
+            }),
             base_mtu: Some(Self::link_mtu(connect, remote)),
             mtu,
             banner: advanced.banner.clone(),
         }
+    }
+
+    /// Whether clients are offered a datagram channel.
+    pub(crate) fn offers_datagrams(&self) -> bool {
+        self.configuration.udp
     }
 
     /// The longest packet that is sent to a client: the configured MTU or what its link carries in a

@@ -4,8 +4,10 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use anyhow::{Result, anyhow};
 use mstunnel_proto::auth::AuthMethod;
 use mstunnel_proto::close::CloseReason;
+use mstunnel_proto::dtls::{COOKIE_KEY_LIFETIME, CookieKeys};
 use mstunnel_proto::session::{Record, SessionId};
 
 use super::store::{Clocks, FileStore, Snapshot};
@@ -47,6 +49,31 @@ pub(crate) async fn revoke(shared: Arc<Shared>) {
             shared.end(id, CloseReason::AccountRevoked);
         }
     }
+}
+
+/// The keys of the first cookies in HelloVerifyRequest.
+///
+/// # Errors
+/// When the operating system has no randomness.
+pub(crate) fn new_cookie_keys() -> Result<CookieKeys> {
+    Ok(CookieKeys::new(entropy()?))
+}
+
+/// Changes these keys for as long as the runtime lives (R12).
+pub(crate) async fn rotate_cookie_keys(shared: Arc<Shared>) {
+    loop {
+        tokio::time::sleep(COOKIE_KEY_LIFETIME).await;
+        match entropy() {
+            Ok(entropy) => shared.rotate_cookie_keys(entropy),
+            Err(error) => tracing::warn!(%error, "the cookies of datagram handshakes keep their key"),
+        }
+    }
+}
+
+fn entropy() -> Result<[u8; 32]> {
+    let mut bytes = [0; 32];
+    aws_lc_rs::rand::fill(&mut bytes).map_err(|_| anyhow!("the operating system has no randomness"))?;
+    Ok(bytes)
 }
 
 /// Runs until the runtime ends.

@@ -71,6 +71,8 @@ impl Server {
         let workers = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let addresses: Vec<SocketAddr> = settings.listen_addresses().collect();
         let listeners = bind_all(&addresses, workers)?;
+        let sockets =
+            if effective.offers_datagrams() { bind_datagrams(&addresses, workers)? } else { Vec::new() };
         let (pool_v4, pool_v6) = pools(&settings)?;
         let own_addresses: Vec<IpAddr> =
             pool_v4.iter().chain(&pool_v6).map(mstunnel_proto::pool::Pool::server_address).collect();
@@ -95,6 +97,8 @@ impl Server {
             control: control.handle().clone(),
             registry,
             workers,
+            cookie_keys: housekeeping::new_cookie_keys()?,
+            has_datagrams: !sockets.is_empty(),
         }));
         let running = Arc::new(Running {
             shared: Arc::clone(&shared),
@@ -102,7 +106,8 @@ impl Server {
             stop: Notify::new(),
         });
         let (report, failures) = mpsc::unbounded_channel();
-        let threads = start_workers(listeners, egress.take_queues(), &own_addresses, &shared, &report)?;
+        let threads =
+            start_workers(listeners, sockets, egress.take_queues(), &own_addresses, &shared, &report)?;
         let server =
             Self { running, control, workers: threads, failures, egress, store, listening: addresses };
         server.start_control()?;
@@ -114,6 +119,7 @@ impl Server {
         let socket = self.running.settings().admin.socket.clone();
         let socket = AdminSocket::bind(&socket)?;
         self.control.spawn(socket.serve(Arc::clone(&self.running) as Arc<dyn ServerControl>));
+        self.control.spawn(housekeeping::rotate_cookie_keys(Arc::clone(&self.running.shared)));
         self.control.spawn(housekeeping::revoke(Arc::clone(&self.running.shared)));
         self.control.spawn(housekeeping::run(Arc::clone(&self.running.shared), self.store.clone()));
         Ok(())
@@ -230,6 +236,15 @@ fn bind_all(addresses: &[SocketAddr], workers: usize) -> Result<Vec<Vec<std::net
         .collect()
 }
 
+fn bind_datagrams(addresses: &[SocketAddr], workers: usize) -> Result<Vec<Vec<std::net::UdpSocket>>> {
+    let bind = |&address| {
+        worker::bind_datagrams(address).with_context(|| {
+            format!("cannot receive datagrams on {address} (is UDP of this port in use? `disableUdpConnections` does without)")
+        })
+    };
+    (0..workers).map(|_| addresses.iter().map(bind).collect()).collect()
+}
+
 fn bind_failed(address: SocketAddr) -> String {
     format!("cannot listen on {address} (is another server running there, is the address this machine's?)")
 }
@@ -304,6 +319,7 @@ fn open_store(settings: &Settings, registry: &mut Registry) -> Result<Option<Fil
 
 fn start_workers(
     listeners: Vec<Vec<std::net::TcpListener>>,
+    sockets: Vec<Vec<std::net::UdpSocket>>,
     queues: Vec<TunQueue>,
     own_addresses: &[IpAddr],
     shared: &Arc<Shared>,
@@ -312,6 +328,7 @@ fn start_workers(
     if queues.len() != listeners.len() {
         return Err(anyhow!("the TUN device has {} queues for {} workers", queues.len(), listeners.len()));
     }
+    let mut sockets = sockets.into_iter();
     listeners
         .into_iter()
         .zip(queues)
@@ -320,6 +337,7 @@ fn start_workers(
             let worker = Worker {
                 index,
                 listeners,
+                sockets: sockets.next().unwrap_or_default(),
                 tun,
                 own_addresses: own_addresses.to_vec(),
                 shared: Arc::clone(shared),

@@ -7,9 +7,11 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Instant;
 
+use aws_lc_rs::rand;
 use mstunnel_proto::auth::{Admission, Cookie, CookieHash};
 use mstunnel_proto::close::CloseReason;
 use mstunnel_proto::connect::{ConnectRequest, Refusal, TUNNEL_PATH};
+use mstunnel_proto::dtls::Keying;
 use mstunnel_proto::http::{Request, Response};
 use mstunnel_proto::pool::OwnerKey;
 use mstunnel_proto::session::{
@@ -19,6 +21,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
 use super::WorkerContext;
+use super::datagrams::{APP_ID_BYTES, DatagramLeg, DatagramOffer, Holder};
 use super::front;
 use super::gate::Pass;
 use super::live::{Live, Who};
@@ -27,6 +30,9 @@ use super::shared::{Shared, Told};
 use super::tunnel::Tunnel;
 use crate::admin::{EventKind, ServerState};
 use crate::serve::effective::Effective;
+
+/// What the key of the datagram channel is exported under. protocol.md 5.1.
+const EXPORTER_LABEL: &[u8] = b"EXPORTER-openconnect-psk";
 
 /// The longest user agent kept for display.
 const MAX_USER_AGENT: usize = 128;
@@ -53,8 +59,16 @@ pub(crate) async fn run(
     let standing =
         Standing { id: attachment.id, generation: attachment.generation, holder: holder(context.index) };
     let now = Instant::now();
-    let head = effective.connect_params(&connect, &attachment, remote, now);
+    let number = context.next_connection();
+    let offer = offer(&tls, &connect, &effective, &context.shared);
+    let app_id = offer.as_ref().map(|offer| offer.app_id);
+    let head = effective.connect_params(&connect, &attachment, app_id, remote, now);
     let mtu = head.mtu.get();
+    // Before the client reads of it: its hello may be faster than our next line.
+    let leg = offer.map(|offer| {
+        let holder = Holder { worker: context.index, tunnel: number };
+        DatagramLeg::new(offer, Arc::clone(&context.shared.directory), holder)
+    });
     if front::send_bytes(&mut tls, &head.encode(&connect)).await.is_err() {
         context.shared.detach(standing, CloseReason::StreamClosed, &SessionCounters::default());
         return;
@@ -73,10 +87,10 @@ pub(crate) async fn run(
     let params =
         SessionParams { id: attachment.id, leases: attachment.leases, mtu, ends_at: attachment.ends_at };
     let session = Session::new(effective.session(&connect), params, now);
-    let tunnel = Tunnel::new(session, Records::new(tcp, tls), &rest, Arc::clone(&live));
+    let tunnel = Tunnel::new(session, Records::new(tcp, tls), leg, &rest, Arc::clone(&live));
     drop(effective);
     audit_open(&context.shared, &attachment, remote);
-    let (reason, counters) = drive(tunnel, live, &attachment, &context).await;
+    let (reason, counters) = drive(tunnel, number, live, &attachment, &context).await;
     context.shared.detach(standing, reason, &counters);
     audit_close(&context.shared, &attachment, remote, reason, &counters);
 }
@@ -135,9 +149,27 @@ fn attach(
     }
 }
 
+/// The datagram channel for a client that asked for one, keyed by this TLS connection (R13).
+fn offer(
+    tls: &TlsStream<TcpStream>,
+    connect: &ConnectRequest,
+    effective: &Effective,
+    shared: &Shared,
+) -> Option<DatagramOffer> {
+    if !(shared.has_datagrams && effective.offers_datagrams() && connect.psk_negotiate) {
+        return None;
+    }
+    // Without randomness or a key the client stays on TLS.
+    let mut app_id = [0; APP_ID_BYTES];
+    rand::fill(&mut app_id).ok()?;
+    let psk = tls.get_ref().1.export_keying_material([0; 32], EXPORTER_LABEL, None).ok()?;
+    Some(DatagramOffer { app_id, keying: Keying::psk(psk) })
+}
+
 /// Runs the tunnel in a task of its own, so that a defect ends this session alone (R82).
 async fn drive(
     tunnel: Tunnel,
+    number: u64,
     live: Arc<Live>,
     attachment: &Attachment,
     context: &Rc<WorkerContext>,
@@ -145,20 +177,13 @@ async fn drive(
     let addresses = attachment.leases;
     let tunnel = Rc::new(RefCell::new(tunnel));
     context.shared.live.enter(&live, addresses.iter());
-    for address in addresses.iter() {
-        context.tunnels.borrow_mut().insert(address, Rc::clone(&tunnel));
-    }
+    context.tunnels.enter(number, addresses, &tunnel);
     if context.shared.stage() == ServerState::Stopping {
         // The stop looked for live connections before this one was entered.
         live.close(CloseReason::ServerShutdown);
     }
     let ended = tokio::task::spawn_local(turns(Rc::clone(&tunnel), Rc::clone(context))).await;
-    for address in addresses.iter() {
-        let mut tunnels = context.tunnels.borrow_mut();
-        if tunnels.get(&address).is_some_and(|held| Rc::ptr_eq(held, &tunnel)) {
-            tunnels.remove(&address);
-        }
-    }
+    context.tunnels.leave(number, addresses);
     context.shared.live.leave(&live, addresses.iter());
     match ended {
         Ok(reason) => (reason, tunnel.borrow_mut().finish(&context.bench)),
@@ -175,10 +200,10 @@ async fn turns(tunnel: Rc<RefCell<Tunnel>>, context: Rc<WorkerContext>) -> Close
     tokio::pin!(timer);
     std::future::poll_fn(|cx| {
         let mut tunnel = tunnel.borrow_mut();
-        if let Poll::Ready(reason) = tunnel.poll(cx, &context.bench, Instant::now()) {
+        if let Poll::Ready(reason) = tunnel.poll(cx, &context, Instant::now()) {
             return Poll::Ready(reason);
         }
-        if let Some(at) = tunnel.deadline() {
+        if let Some(at) = tunnel.arm() {
             let at = tokio::time::Instant::from_std(at);
             if timer.deadline() != at {
                 timer.as_mut().reset(at);

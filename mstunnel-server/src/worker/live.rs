@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use futures_util::task::AtomicWaker;
 use mstunnel_proto::close::CloseReason;
 use mstunnel_proto::drop::{DropCounters, DropReason};
-use mstunnel_proto::session::{SessionCounters, SessionId};
+use mstunnel_proto::session::{Channel, SessionCounters, SessionId};
 use rustc_hash::FxHashMap;
 use std::sync::Arc;
 
@@ -34,6 +34,10 @@ pub(crate) struct Live {
     counters: Published,
     /// Milliseconds from `since` to the last packet from the client.
     heard: AtomicU64,
+    /// The version and suite of the datagram channel, while there is one.
+    datagram: Mutex<Option<&'static str>>,
+    /// Whether packets take it: it may be there and not be trusted.
+    takes_datagrams: AtomicBool,
     asked: Mutex<Option<CloseReason>>,
     is_asked: AtomicBool,
     waker: AtomicWaker,
@@ -63,6 +67,8 @@ impl Live {
             mtu: who.mtu,
             heard: AtomicU64::new(0),
             counters: Published::default(),
+            datagram: Mutex::new(None),
+            takes_datagrams: AtomicBool::new(false),
             asked: Mutex::new(None),
             is_asked: AtomicBool::new(false),
             waker: AtomicWaker::new(),
@@ -85,8 +91,22 @@ impl Live {
         *self.asked.lock().expect("no panic while this lock is held")
     }
 
-    /// Publishes the connection's counters as they are at `now`.
-    pub(crate) fn publish(&self, counters: &SessionCounters, now: Instant) {
+    /// Says that the datagram channel is open with this suite, or that there is none.
+    pub(crate) fn set_datagram(&self, suite: Option<&'static str>) {
+        *self.datagram.lock().expect("no panic while this lock is held") = suite;
+    }
+
+    /// The suite of the datagram channel, if packets take it.
+    pub(crate) fn datagram(&self) -> Option<&'static str> {
+        if !self.takes_datagrams.load(Ordering::Relaxed) {
+            return None;
+        }
+        *self.datagram.lock().expect("no panic while this lock is held")
+    }
+
+    /// Publishes the connection's counters as they are at `now`, and the channel that packets take.
+    pub(crate) fn publish(&self, counters: &SessionCounters, channel: Channel, now: Instant) {
+        self.takes_datagrams.store(channel == Channel::Datagram, Ordering::Relaxed);
         if counters.packets_in != self.counters.packets_in.load(Ordering::Relaxed) {
             let heard = now.saturating_duration_since(self.since).as_millis();
             self.heard.store(u64::try_from(heard).unwrap_or(u64::MAX), Ordering::Relaxed);
@@ -237,7 +257,7 @@ mod tests {
         let live = live(0);
         let mut counters = SessionCounters { bytes_in: 5, packets_out: 3, ..SessionCounters::default() };
         counters.drops.count(DropReason::TooBig);
-        live.publish(&counters, Instant::now());
+        live.publish(&counters, Channel::Stream, Instant::now());
         assert_eq!(live.counters(), counters);
     }
 }

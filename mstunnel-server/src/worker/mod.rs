@@ -11,8 +11,13 @@ mod gate;
 mod inbound;
 mod listener;
 mod live;
+mod mailbox;
+mod reception;
 mod records;
 mod shared;
+mod strays;
+mod table;
+mod touched;
 mod tunnel;
 
 use std::cell::{Cell, RefCell};
@@ -22,13 +27,15 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use mstunnel_proto::buf::{MAX_PACKET, PacketBuf};
-use rustc_hash::FxHashMap;
 use tokio::task::LocalSet;
 
+pub(crate) use self::datagrams::bind as bind_datagrams;
+use self::datagrams::{DatagramSocket, Intake, Outlet};
 pub(crate) use self::front::FRONT_TIMEOUT;
 pub(crate) use self::listener::bind;
 pub(crate) use self::live::Live;
 pub(crate) use self::shared::{Parts, Shared};
+use self::table::TunnelTable;
 use self::tunnel::{Bench, READ_BUFFER};
 use crate::admin::ServerState;
 use crate::egress::TunQueue;
@@ -39,6 +46,8 @@ pub(crate) struct Worker {
     pub(crate) index: usize,
     /// Its share of every listening address.
     pub(crate) listeners: Vec<std::net::TcpListener>,
+    /// Its share of the same addresses for UDP; none without a datagram channel.
+    pub(crate) sockets: Vec<std::net::UdpSocket>,
     /// Its queue of the TUN device.
     pub(crate) tun: TunQueue,
     /// The server's inside addresses: the sources of its ICMP errors.
@@ -51,8 +60,8 @@ pub(crate) struct Worker {
 pub(crate) struct WorkerContext {
     pub(crate) index: usize,
     pub(crate) shared: Arc<Shared>,
-    pub(crate) bench: Rc<Bench>,
-    pub(crate) tunnels: Rc<inbound::Tunnels>,
+    pub(crate) bench: Bench,
+    pub(crate) tunnels: TunnelTable,
     connections: Cell<u64>,
 }
 
@@ -81,47 +90,46 @@ impl Worker {
 
     async fn serve(self) -> io::Result<()> {
         let shared = self.shared;
-        let tun = Rc::new(self.tun.into_async()?);
-        let bench = Rc::new(Bench {
+        let sockets: Rc<[DatagramSocket]> =
+            self.sockets.into_iter().map(DatagramSocket::new).collect::<io::Result<_>>()?;
+        let bench = Bench {
             read: RefCell::new(vec![0; READ_BUFFER].into_boxed_slice()),
             control: RefCell::new(PacketBuf::new(MAX_PACKET)),
             buffers: Arc::clone(&shared.buffers),
-            tun,
+            tun: self.tun.into_async()?,
+            intake: RefCell::new(Intake::new(sockets.len())),
+            outlet: RefCell::new(Outlet::new(Rc::clone(&sockets))),
+            sockets,
             own_addresses: self.own_addresses,
-        });
-        let tunnels: Rc<inbound::Tunnels> = Rc::new(RefCell::new(FxHashMap::default()));
+        };
         let context = Rc::new(WorkerContext {
             index: self.index,
-            shared: Arc::clone(&shared),
-            bench: Rc::clone(&bench),
-            tunnels: Rc::clone(&tunnels),
+            shared,
+            bench,
+            tunnels: TunnelTable::default(),
             connections: Cell::new(0),
         });
         for listener in self.listeners {
             tokio::task::spawn_local(listener::accept_all(listener, Rc::clone(&context)));
         }
-        let inbound = inbound::Inbound {
-            worker: self.index,
-            tunnels: Rc::clone(&tunnels),
-            bench,
-            buffers: Arc::clone(&shared.buffers),
-            live: Arc::clone(&shared.live),
-            mailboxes: Arc::clone(&shared.mailboxes),
-            strays: Arc::clone(&shared.strays),
-        };
+        for socket in 0..context.bench.sockets.len() {
+            let socket = u16::try_from(socket).expect("there are a few listening addresses");
+            tokio::task::spawn_local(reception::receive_all(socket, Rc::clone(&context)));
+        }
+        let inbound = inbound::Inbound { context: Rc::clone(&context) };
         let inbound = tokio::task::spawn_local(inbound.run());
         tokio::select! {
             // A worker without its TUN queue is half alive: the whole process ends (R82).
             ended = inbound => ended.unwrap_or_else(|panic| Err(io::Error::other(panic))),
-            () = drained(&shared, &tunnels) => Ok(()),
+            () = drained(&context) => Ok(()),
         }
     }
 }
 
 /// Waits until the server stops and the last tunnel of this worker has said its goodbye.
-async fn drained(shared: &Shared, tunnels: &inbound::Tunnels) {
-    shared.reached(ServerState::Stopping).await;
-    while !tunnels.borrow().is_empty() {
+async fn drained(context: &WorkerContext) {
+    context.shared.reached(ServerState::Stopping).await;
+    while !context.tunnels.is_empty() {
         tokio::time::sleep(std::time::Duration::from_millis(10)).await;
     }
 }

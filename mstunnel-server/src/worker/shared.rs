@@ -3,19 +3,23 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
 use mstunnel_proto::auth::{Health, LoginDesk};
+use mstunnel_proto::buf::PacketBuf;
 use mstunnel_proto::close::CloseReason;
+use mstunnel_proto::dtls::{CookieKeys, Greeting, Suite};
 use mstunnel_proto::session::{Detached, Ended, Registry, SessionCounters, SessionId, Standing};
 use tokio::sync::{Notify, broadcast};
 
 use super::buffers::Buffers;
+use super::datagrams::Directory;
 use super::gate::Gate;
-use super::inbound::{Mailbox, Strays};
 use super::live::LiveTable;
+use super::mailbox::Mailbox;
+use super::strays::Strays;
 use crate::admin::{Event, EventKind, ServerState};
 use crate::identity::Verifier;
 use crate::serve::effective::Effective;
@@ -32,10 +36,15 @@ pub(crate) struct Shared {
     /// Where logins are verified: never a worker.
     pub(crate) control: tokio::runtime::Handle,
     pub(crate) gate: Gate,
-    pub(crate) live: Arc<LiveTable>,
+    pub(crate) live: LiveTable,
     pub(crate) buffers: Arc<Buffers>,
-    pub(crate) mailboxes: Arc<[Mailbox]>,
-    pub(crate) strays: Arc<Strays>,
+    pub(crate) mailboxes: Box<[Mailbox]>,
+    pub(crate) strays: Strays,
+    pub(crate) directory: Arc<Directory>,
+    /// The keys of the cookies in HelloVerifyRequest; locked for hellos.
+    cookie_keys: RwLock<CookieKeys>,
+    /// Whether there are UDP sockets.
+    pub(crate) has_datagrams: bool,
     pub(crate) totals: Totals,
     pub(crate) started: Instant,
     /// Wakes the task that watches over cookies and leases, and the store.
@@ -56,6 +65,8 @@ pub(crate) struct Parts {
     pub(crate) registry: Registry,
     pub(crate) workers: usize,
     pub(crate) max_packet: usize,
+    pub(crate) cookie_keys: CookieKeys,
+    pub(crate) has_datagrams: bool,
 }
 
 impl Shared {
@@ -66,10 +77,13 @@ impl Shared {
             verifier: ArcSwap::from_pointee(parts.verifier),
             control: parts.control,
             gate: Gate::default(),
-            live: Arc::default(),
-            buffers: Arc::new(Buffers::new(parts.max_packet)),
+            live: LiveTable::default(),
+            buffers: Arc::new(Buffers::new(parts.max_packet + 1 + Suite::PskAes256Gcm.overhead())),
             mailboxes: (0..parts.workers).map(|_| Mailbox::default()).collect(),
-            strays: Arc::default(),
+            strays: Strays::default(),
+            directory: Arc::default(),
+            cookie_keys: RwLock::new(parts.cookie_keys),
+            has_datagrams: parts.has_datagrams,
             totals: Totals::default(),
             started: Instant::now(),
             registry_changed: Notify::new(),
@@ -89,6 +103,21 @@ impl Shared {
     /// The sessions.
     pub(crate) fn registry(&self) -> MutexGuard<'_, Registry> {
         lock(&self.registry)
+    }
+
+    /// What to do with a datagram that starts with a ClientHello; see [`CookieKeys::greet`].
+    pub(crate) fn greet<'a>(
+        &self,
+        remote: SocketAddr,
+        datagram: &'a [u8],
+        answer: &mut PacketBuf,
+    ) -> Greeting<'a> {
+        self.cookie_keys.read().unwrap_or_else(PoisonError::into_inner).greet(remote, datagram, answer)
+    }
+
+    /// Takes a new key for cookies.
+    pub(crate) fn rotate_cookie_keys(&self, entropy: [u8; 32]) {
+        self.cookie_keys.write().unwrap_or_else(PoisonError::into_inner).rotate(entropy);
     }
 
     /// Whether new sessions are taken.
@@ -223,7 +252,7 @@ pub(crate) fn count(counter: &AtomicU64) {
 /// Locks over a panic of another holder: the tables are consistent between calls, and a defect in one
 /// session's code must not end the others (R82).
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The address to score and to log: a mapped IPv4 address as IPv4.

@@ -1,12 +1,14 @@
-//! One live tunnel on its worker: the drive loop that joins a session, its TLS records and the TUN.
+//! One live tunnel on its worker: the drive loop that joins a session, its two channels and the TUN.
 //!
 //! ```text
-//!   socket -> records -> frames -> session -> TUN            (task of the connection)
-//!   TUN -> session -> records -> socket                      (task of the TUN queue, same thread)
+//!   TCP -> records -> frames -> session -> TUN               (task of the connection)
+//!   UDP -> datagram leg ------> session -> TUN               (task of the UDP socket, same thread)
+//!   TUN -> session -> records -> TCP                         (task of the TUN queue, same thread)
+//!                  \-> datagram leg -> outlet -> UDP
 //! ```
 //!
 //! Packets for the client go straight into records while the socket takes them; else they wait in a
-//! bounded queue that drops from its front.
+//! bounded queue that drops from its front. Datagrams wait for nothing.
 
 use std::cell::RefCell;
 use std::io;
@@ -18,12 +20,16 @@ use std::time::Instant;
 use mstunnel_proto::buf::PacketBuf;
 use mstunnel_proto::close::CloseReason;
 use mstunnel_proto::drop::DropReason;
-use mstunnel_proto::frame::{Frames, MAX_FRAME, Remainder};
+use mstunnel_proto::dtls::{self, Greeting, Opened, Path};
+use mstunnel_proto::frame::{FrameKind, Frames, MAX_FRAME, Remainder};
 use mstunnel_proto::packet;
 use mstunnel_proto::session::{Channel, Inbound, PacketQueue, Session, SessionEvent, SessionState, Waiting};
 
+use super::WorkerContext;
 use super::buffers::Buffers;
+use super::datagrams::{Change, DatagramLeg, DatagramSocket, Intake, Outlet};
 use super::live::Live;
+use super::mailbox::DatagramKind;
 use super::records::{Flushed, Records};
 use crate::egress::AsyncTunQueue;
 
@@ -41,7 +47,11 @@ pub(crate) struct Bench {
     pub(crate) read: RefCell<Box<[u8]>>,
     pub(crate) control: RefCell<PacketBuf>,
     pub(crate) buffers: Arc<Buffers>,
-    pub(crate) tun: Rc<AsyncTunQueue>,
+    pub(crate) tun: AsyncTunQueue,
+    /// A socket for each listening address; none without a datagram channel.
+    pub(crate) sockets: Rc<[DatagramSocket]>,
+    pub(crate) intake: RefCell<Intake>,
+    pub(crate) outlet: RefCell<Outlet>,
     /// The sources of ICMP errors that the server makes, IPv4 and IPv6.
     pub(crate) own_addresses: Vec<std::net::IpAddr>,
 }
@@ -50,27 +60,37 @@ pub(crate) struct Bench {
 pub(crate) struct Tunnel {
     session: Session,
     records: Records,
+    leg: Option<DatagramLeg>,
     remainder: Remainder,
     queue: PacketQueue,
     blocked: bool,
     failed: bool,
     waker: Option<Waker>,
+    armed: Option<Instant>,
     live: Arc<Live>,
 }
 
 impl Tunnel {
     /// Joins the parts; `rest` is what came behind the CONNECT request.
-    pub(crate) fn new(session: Session, records: Records, rest: &[u8], live: Arc<Live>) -> Self {
+    pub(crate) fn new(
+        session: Session,
+        records: Records,
+        leg: Option<DatagramLeg>,
+        rest: &[u8],
+        live: Arc<Live>,
+    ) -> Self {
         let mut remainder = Remainder::default();
         remainder.keep(rest);
         Self {
             session,
             records,
+            leg,
             remainder,
             queue: PacketQueue::default(),
             blocked: false,
             failed: false,
             waker: None,
+            armed: None,
             live,
         }
     }
@@ -79,7 +99,7 @@ impl Tunnel {
     ///
     /// The buffer's contents are used up; when the packet has to wait, `packet` is replaced.
     pub(crate) fn send(&mut self, packet: &mut PacketBuf, bench: &Bench, now: Instant) {
-        if self.blocked || !self.queue.is_empty() {
+        if self.session.channel() == Channel::Stream && (self.blocked || !self.queue.is_empty()) {
             let waiting = std::mem::replace(packet, bench.buffers.take());
             let drops = &mut self.session.counters_mut().drops;
             self.queue.push(waiting, drops, |buffer| bench.buffers.give(buffer), now);
@@ -90,13 +110,103 @@ impl Tunnel {
 
     fn seal(&mut self, packet: &mut PacketBuf, bench: &Bench, now: Instant) {
         match self.session.encapsulate(packet, now) {
-            Ok(Channel::Stream | Channel::Datagram) => {
-                if self.records.write_frame(packet.as_slice()).is_err() {
+            Ok(channel) => self.put(channel, packet.as_slice(), bench),
+            Err(DropReason::TooBig) => self.answer_too_big(packet.as_slice(), bench),
+            Err(_) => {}
+        }
+    }
+
+    /// Seals a unit of `channel`.
+    fn put(&mut self, channel: Channel, unit: &[u8], bench: &Bench) {
+        match (channel, &mut self.leg) {
+            (Channel::Datagram, Some(leg)) => {
+                // The session trusts a channel only while the leg is open; between the two lies this moment.
+                if !leg.put(unit, &mut bench.outlet.borrow_mut()) {
+                    self.session.count_drop(DropReason::ChannelClosed);
+                }
+            }
+            (Channel::Datagram, None) => self.session.count_drop(DropReason::ChannelClosed),
+            (Channel::Stream, _) => {
+                if self.records.write_frame(unit).is_err() {
                     self.failed = true;
                 }
             }
-            Err(DropReason::TooBig) => self.answer_too_big(packet.as_slice(), bench),
-            Err(_) => {}
+        }
+    }
+
+    /// Takes in a datagram of the client; call [`Tunnel::flush`] after a burst.
+    pub(crate) fn receive(
+        &mut self,
+        path: Path,
+        kind: DatagramKind,
+        datagram: &mut [u8],
+        context: &WorkerContext,
+        now: Instant,
+    ) {
+        let Some(leg) = &mut self.leg else { return };
+        let bench = &context.bench;
+        match kind {
+            DatagramKind::Hello => {
+                // Verified once more, since it may have come from another worker.
+                let greeting = context.shared.greet(path.remote, datagram, &mut bench.control.borrow_mut());
+                if let Greeting::Verified(hello) = greeting
+                    && let Err(reason) = leg.receive_hello(path, &hello, now)
+                {
+                    self.session.count_drop(reason);
+                }
+            }
+            DatagramKind::Stray if !leg.recognizes(datagram, &mut Vec::new()) => {
+                self.session.count_drop(DropReason::RecordForged);
+            }
+            DatagramKind::Records | DatagramKind::Stray => self.open_records(path, datagram, bench, now),
+        }
+        self.drain_leg(context);
+        self.transmit_control(bench);
+    }
+
+    fn open_records(&mut self, path: Path, datagram: &mut [u8], bench: &Bench, now: Instant) {
+        let Some(leg) = &mut self.leg else { return };
+        for record in dtls::records(datagram) {
+            let plaintext = match leg.receive(path, record, now) {
+                Opened::Application(plaintext) => plaintext,
+                Opened::Handled => continue,
+                Opened::Dropped(reason) => {
+                    self.session.count_drop(reason);
+                    continue;
+                }
+            };
+            let Some((kind, payload)) = plaintext.split_first_mut() else { continue };
+            match self.session.decapsulate(Channel::Datagram, FrameKind::from_byte(*kind), payload, now) {
+                Inbound::Packet(packet) => {
+                    if bench.tun.try_send(packet).is_err() {
+                        self.session.count_drop(DropReason::EgressRefused);
+                    }
+                }
+                Inbound::Handled | Inbound::Dropped(_) => {}
+            }
+        }
+    }
+
+    /// Sends what the datagram leg wants sent, and tells the session what became of the channel.
+    fn drain_leg(&mut self, context: &WorkerContext) {
+        let Some(leg) = &mut self.leg else { return };
+        let bench = &context.bench;
+        match leg.drain(&mut bench.control.borrow_mut(), &mut bench.outlet.borrow_mut()) {
+            Some(Change::Opened(suite)) => {
+                tracing::debug!(session = %self.session.id(), suite = suite.name(), "datagram channel open");
+                self.session.handle_datagram_open();
+                self.live.set_datagram(Some(suite.name()));
+            }
+            Some(Change::Closed) => {
+                tracing::debug!(session = %self.session.id(), "datagram channel closed");
+                self.session.handle_datagram_closed();
+                self.live.set_datagram(None);
+            }
+            Some(Change::Moved { from, to }) => {
+                // One of the four audit lines (login, open, roam, close).
+                tracing::info!(session = %self.session.id(), %from, %to, "roam");
+            }
+            None => {}
         }
     }
 
@@ -113,10 +223,26 @@ impl Tunnel {
         }
     }
 
-    /// Sends what is sealed and, while the socket takes it, what waits.
+    /// Sends what is sealed and, while the socket takes it, what waits; for whoever has sent or received.
     pub(crate) fn flush(&mut self, bench: &Bench, now: Instant) {
+        self.flush_channels(bench, now);
+        let is_earlier = match (self.deadline(), self.armed) {
+            (Some(wanted), Some(armed)) => wanted < armed,
+            (Some(_), None) => true,
+            (None, _) => false,
+        };
+        if is_earlier || self.session.state() != SessionState::Open {
+            self.wake();
+        }
+    }
+
+    fn flush_channels(&mut self, bench: &Bench, now: Instant) {
+        if self.session.channel() == Channel::Datagram {
+            // What waited for the stream need not wait any longer.
+            while self.seal_queued(bench, now) {}
+        }
         self.flush_records(bench, now);
-        self.live.publish(self.session.counters(), now);
+        self.live.publish(self.session.counters(), self.session.channel(), now);
     }
 
     fn flush_records(&mut self, bench: &Bench, now: Instant) {
@@ -177,8 +303,14 @@ impl Tunnel {
 
     /// One turn of the drive loop: inputs, then outputs in the order transmit, event.
     ///
-    /// The caller re-arms its timer from [`Tunnel::deadline`] after every turn.
-    pub(crate) fn poll(&mut self, cx: &mut Context<'_>, bench: &Bench, now: Instant) -> Poll<CloseReason> {
+    /// The caller re-arms its timer from [`Tunnel::arm`] after every turn.
+    pub(crate) fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        context: &WorkerContext,
+        now: Instant,
+    ) -> Poll<CloseReason> {
+        let bench = &context.bench;
         if !self.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
             self.waker = Some(cx.waker().clone());
         }
@@ -186,6 +318,10 @@ impl Tunnel {
             self.session.close(reason);
         }
         self.session.handle_timeout(now);
+        if let Some(leg) = &mut self.leg {
+            leg.handle_timeout(now);
+            self.drain_leg(context);
+        }
         if self.session.state() == SessionState::Open {
             self.poll_frames(cx, bench, now);
         }
@@ -193,10 +329,11 @@ impl Tunnel {
         if self.failed {
             self.session.handle_stream_closed();
         }
-        self.flush(bench, now);
+        self.flush_channels(bench, now);
         if self.failed {
             self.session.handle_stream_closed();
         }
+        bench.outlet.borrow_mut().flush();
         if let Some(SessionEvent::Closed { reason }) = self.session.poll_event() {
             return Poll::Ready(reason);
         }
@@ -254,27 +391,40 @@ impl Tunnel {
         }
     }
 
-    /// Seals the session's control frames; while the socket is blocked only a farewell, so that a
-    /// client that asks without reading makes nothing grow.
+    /// Seals the session's control frames; while the socket is blocked only those for datagrams and a farewell,
+    /// so that a client that asks without reading makes nothing grow.
     fn transmit_control(&mut self, bench: &Bench) {
+        let mut control = bench.control.borrow_mut();
         if self.blocked && self.session.state() == SessionState::Open {
+            while self.session.poll_datagram(&mut control) {
+                self.put(Channel::Datagram, control.as_slice(), bench);
+            }
             return;
         }
-        let mut control = bench.control.borrow_mut();
-        while self.session.poll_transmit(&mut control).is_some() {
-            if self.records.write_frame(control.as_slice()).is_err() {
-                self.failed = true;
-            }
+        while let Some(channel) = self.session.poll_transmit(&mut control) {
+            self.put(channel, control.as_slice(), bench);
         }
     }
 
-    /// When the session next wants a turn.
-    pub(crate) fn deadline(&self) -> Option<Instant> {
-        self.session.poll_timeout().map(|deadline| deadline.at)
+    /// When the tunnel next wants a turn.
+    fn deadline(&self) -> Option<Instant> {
+        let session = self.session.poll_timeout().map(|deadline| deadline.at);
+        let leg = self.leg.as_ref().and_then(DatagramLeg::deadline);
+        session.into_iter().chain(leg).min()
+    }
+
+    /// [`Tunnel::deadline`], for the caller to arm its timer with: what changes it from outside of
+    /// [`Tunnel::poll`] wakes the caller.
+    pub(crate) fn arm(&mut self) -> Option<Instant> {
+        self.armed = self.deadline();
+        self.armed
     }
 
     /// Ends the TLS connection; the remaining bytes are offered to the socket once.
     pub(crate) fn finish(&mut self, bench: &Bench) -> mstunnel_proto::session::SessionCounters {
+        if let Some(mut leg) = self.leg.take() {
+            leg.close(&mut bench.control.borrow_mut(), &mut bench.outlet.borrow_mut());
+        }
         self.records.close_notify();
         let _: io::Result<Flushed> = self.records.flush();
         let buffers = &bench.buffers;
@@ -284,7 +434,7 @@ impl Tunnel {
             drops.count(DropReason::SessionClosed);
             buffers.give(packet);
         }
-        self.live.publish(self.session.counters(), now);
+        self.live.publish(self.session.counters(), Channel::Stream, now);
         self.session.counters().clone()
     }
 }

@@ -7,21 +7,10 @@
 //! One batch serves all tunnels of a worker: whoever comes next flushes what the one before left. The kernel
 //! cuts the burst into datagrams of `segment` bytes (UDP GSO).
 
-use std::net::{IpAddr, SocketAddr};
+use mstunnel_proto::dtls::Path;
 
 /// The most bytes of one burst: the largest UDP payload over IPv4.
 const MAX_BYTES: usize = 65_507;
-
-/// Where a burst goes, and how it leaves.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Target {
-    /// Which socket of the worker.
-    pub(crate) socket: usize,
-    /// The client.
-    pub(crate) remote: SocketAddr,
-    /// The address of ours that the client talks to.
-    pub(crate) local: Option<IpAddr>,
-}
 
 /// A burst in the making.
 pub(crate) struct Batch {
@@ -30,7 +19,7 @@ pub(crate) struct Batch {
     segment: usize,
     segments: usize,
     max_segments: usize,
-    target: Option<Target>,
+    path: Option<Path>,
 }
 
 impl Batch {
@@ -42,20 +31,20 @@ impl Batch {
             segment: 0,
             segments: 0,
             max_segments: max_segments.max(1),
-            target: None,
+            path: None,
         }
     }
 
-    /// Room for a record of `len` bytes to `target`; `None` if the batch has to be flushed first.
+    /// Room for a record of `len` bytes to `path`; `None` if the batch has to be flushed first.
     ///
     /// Call [`Batch::commit`] when the room is filled.
-    pub(crate) fn room(&mut self, target: Target, len: usize) -> Option<&mut [u8]> {
-        let fits = match self.target {
+    pub(crate) fn room(&mut self, path: Path, len: usize) -> Option<&mut [u8]> {
+        let fits = match self.path.filter(|_| self.segments > 0) {
             None => len <= MAX_BYTES,
             Some(current) => {
                 // Once a shorter record is in, it is the last.
                 let is_full_segments = self.len == self.segment * self.segments;
-                current == target
+                current == path
                     && is_full_segments
                     && len <= self.segment
                     && self.segments < self.max_segments
@@ -63,7 +52,7 @@ impl Batch {
             }
         };
         fits.then(|| {
-            self.target = Some(target);
+            self.path = Some(path);
             &mut self.bytes[self.len..self.len + len]
         })
     }
@@ -78,23 +67,25 @@ impl Batch {
     }
 
     /// Takes the burst out: where to, the bytes, and the size of a segment if there are several.
-    pub(crate) fn take(&mut self) -> Option<(Target, &[u8], Option<usize>)> {
-        let target = self.target.take()?;
+    pub(crate) fn take(&mut self) -> Option<(Path, &[u8], Option<usize>)> {
+        let path = self.path.take()?;
         let (len, segments) = (std::mem::take(&mut self.len), std::mem::take(&mut self.segments));
-        (segments > 0).then(|| (target, &self.bytes[..len], (segments > 1).then_some(self.segment)))
+        (segments > 0).then(|| (path, &self.bytes[..len], (segments > 1).then_some(self.segment)))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use super::*;
 
-    fn target(port: u16) -> Target {
-        Target { socket: 0, remote: SocketAddr::new([192, 0, 2, 1].into(), port), local: None }
+    fn path(port: u16) -> Path {
+        Path { socket: 0, remote: SocketAddr::new([192, 0, 2, 1].into(), port), local: None }
     }
 
-    fn put(batch: &mut Batch, target: Target, len: usize) -> bool {
-        let Some(room) = batch.room(target, len) else { return false };
+    fn put(batch: &mut Batch, path: Path, len: usize) -> bool {
+        let Some(room) = batch.room(path, len) else { return false };
         room.fill(u8::try_from(len % 251).unwrap());
         batch.commit(len);
         true
@@ -103,33 +94,42 @@ mod tests {
     #[test]
     fn equal_records_and_a_shorter_last_one_make_a_burst() {
         let mut batch = Batch::new(64);
-        assert!(put(&mut batch, target(1), 1400));
-        assert!(put(&mut batch, target(1), 1400));
-        assert!(put(&mut batch, target(1), 90));
-        assert!(!put(&mut batch, target(1), 90), "behind a shorter record nothing fits");
+        assert!(put(&mut batch, path(1), 1400));
+        assert!(put(&mut batch, path(1), 1400));
+        assert!(put(&mut batch, path(1), 90));
+        assert!(!put(&mut batch, path(1), 90), "behind a shorter record nothing fits");
         let (to, bytes, segment) = batch.take().unwrap();
-        assert_eq!((to, bytes.len(), segment), (target(1), 2890, Some(1400)));
+        assert_eq!((to, bytes.len(), segment), (path(1), 2890, Some(1400)));
         assert!(batch.take().is_none());
     }
 
     #[test]
     fn a_longer_record_or_another_client_needs_a_flush() {
         let mut batch = Batch::new(64);
-        assert!(put(&mut batch, target(1), 100));
-        assert!(!put(&mut batch, target(1), 101));
-        assert!(!put(&mut batch, target(2), 100));
+        assert!(put(&mut batch, path(1), 100));
+        assert!(!put(&mut batch, path(1), 101));
+        assert!(!put(&mut batch, path(2), 100));
         let (_, bytes, segment) = batch.take().unwrap();
         assert_eq!((bytes.len(), segment), (100, None));
-        assert!(put(&mut batch, target(2), 101));
+        assert!(put(&mut batch, path(2), 101));
+    }
+
+    #[test]
+    fn room_that_was_not_used_is_as_if_never_asked_for() {
+        let mut batch = Batch::new(64);
+        assert!(batch.room(path(1), 100).is_some());
+        assert!(batch.room(path(2), 200).is_some());
+        assert!(batch.take().is_none());
+        assert!(put(&mut batch, path(3), 300));
     }
 
     #[test]
     fn a_burst_is_no_longer_than_the_kernel_takes() {
         let mut batch = Batch::new(64);
-        let count = (0..100).take_while(|_| put(&mut batch, target(1), 1400)).count();
+        let count = (0..100).take_while(|_| put(&mut batch, path(1), 1400)).count();
         assert_eq!(count, 46, "65,507 bytes");
         batch.take();
-        let count = (0..100).take_while(|_| put(&mut batch, target(1), 100)).count();
+        let count = (0..100).take_while(|_| put(&mut batch, path(1), 100)).count();
         assert_eq!(count, 64);
     }
 }

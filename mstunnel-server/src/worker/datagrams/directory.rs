@@ -1,10 +1,10 @@
-//! Who has which App-ID and which remote address: the way from a datagram to its session.
+//! Who has which App-ID and which remote address: the way from a datagram to its tunnel.
 //!
 //! Shared by all workers. A datagram of a known client reads one map under a lock that is written only when a
-//! channel opens, moves or ends.
+//! handshake starts and when a channel opens, moves or ends.
 //!
-//! Limits: one App-ID and one remote address for each live connection; [`MAX_ROAMERS`] sessions are tried
-//! for a record from an unknown port.
+//! Limits: one App-ID, one handshake and one remote address for each live connection; [`MAX_ROAMERS`] tunnels are
+//! tried for a record from an unknown port.
 //!
 //! # Source
 //! protocol.md 5.4; R13, R18, R19.
@@ -12,26 +12,36 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{PoisonError, RwLock};
 
-use mstunnel_proto::session::SessionId;
 use rustc_hash::FxHashMap;
 
-/// Sessions of one source address that a record from an unknown port is tried on: a household or a small
+/// Tunnels of one source address that a record from an unknown port is tried on: a household or a small
 /// office behind one address. Behind a larger NAT a client whose port changes comes back by its own DPD.
 pub(crate) const MAX_ROAMERS: usize = 8;
 
 /// Length of an App-ID in bytes.
 pub(crate) const APP_ID_BYTES: usize = 32;
 
-/// Who serves a session.
+/// Who serves a live connection: its worker, and its number there.
+///
+/// A number and not the session: while a session is taken over, it has two connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Holder {
     /// Which worker.
     pub(crate) worker: usize,
-    /// Which session.
-    pub(crate) session: SessionId,
+    /// Which of its tunnels.
+    pub(crate) tunnel: u64,
 }
 
-/// The three ways to find a session.
+/// What a datagram says about itself before any key is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Clarity {
+    /// Its first record is in clear: part of a handshake.
+    Clear,
+    /// Its first record is sealed.
+    Sealed,
+}
+
+/// The ways to find a tunnel.
 #[derive(Default)]
 pub(crate) struct Directory {
     maps: RwLock<Maps>,
@@ -40,6 +50,7 @@ pub(crate) struct Directory {
 #[derive(Default)]
 struct Maps {
     apps: FxHashMap<[u8; APP_ID_BYTES], Holder>,
+    handshakes: FxHashMap<SocketAddr, Holder>,
     remotes: FxHashMap<SocketAddr, Holder>,
     /// Remote addresses with a channel, by their host.
     hosts: FxHashMap<IpAddr, Vec<SocketAddr>>,
@@ -56,15 +67,28 @@ impl Directory {
         self.write().apps.remove(app_id);
     }
 
-    /// The session that was offered this App-ID.
+    /// The tunnel that was offered this App-ID.
     pub(crate) fn by_app_id(&self, app_id: &[u8]) -> Option<Holder> {
         let app_id: &[u8; APP_ID_BYTES] = app_id.try_into().ok()?;
         self.read().apps.get(app_id).copied()
     }
 
+    /// A handshake of `holder` goes on with `remote`; its client has shown the cookie.
+    pub(crate) fn begin(&self, remote: SocketAddr, holder: Holder) {
+        self.write().handshakes.insert(remote, holder);
+    }
+
+    /// The handshake of `holder` with `remote` is over, whatever its outcome.
+    pub(crate) fn finish(&self, remote: SocketAddr, holder: Holder) {
+        let mut maps = self.write();
+        if maps.handshakes.get(&remote) == Some(&holder) {
+            maps.handshakes.remove(&remote);
+        }
+    }
+
     /// A channel of `holder` is at `remote` now.
     ///
-    /// An address that another session had is taken over: who is there now has proven its key.
+    /// An address that another tunnel had is taken over: who is there now has proven its key.
     pub(crate) fn settle(&self, remote: SocketAddr, holder: Holder) {
         let mut maps = self.write();
         if maps.remotes.insert(remote, holder).is_none() {
@@ -72,7 +96,7 @@ impl Directory {
         }
     }
 
-    /// The channel of `holder` at `remote` is gone; what another session has there stays.
+    /// The channel of `holder` at `remote` is gone; what another tunnel has there stays.
     pub(crate) fn leave(&self, remote: SocketAddr, holder: Holder) {
         let mut maps = self.write();
         if maps.remotes.get(&remote) != Some(&holder) {
@@ -87,12 +111,17 @@ impl Directory {
         }
     }
 
-    /// The session whose channel is at `remote`.
-    pub(crate) fn by_remote(&self, remote: SocketAddr) -> Option<Holder> {
-        self.read().remotes.get(&remote).copied()
+    /// Whose datagram from `remote` it is: of the handshake that goes on there, or of the channel that is there.
+    pub(crate) fn by_remote(&self, remote: SocketAddr, clarity: Clarity) -> Option<Holder> {
+        let maps = self.read();
+        let (first, second) = match clarity {
+            Clarity::Clear => (&maps.handshakes, &maps.remotes),
+            Clarity::Sealed => (&maps.remotes, &maps.handshakes),
+        };
+        first.get(&remote).or_else(|| second.get(&remote)).copied()
     }
 
-    /// The sessions that may have sent an authentic record from a new port of `host`: those whose channel is
+    /// The tunnels that may have sent an authentic record from a new port of `host`: those whose channel is
     /// there, at most [`MAX_ROAMERS`].
     pub(crate) fn roamers(&self, host: IpAddr) -> Vec<Holder> {
         let maps = self.read();
@@ -116,8 +145,8 @@ impl Directory {
 mod tests {
     use super::*;
 
-    fn holder(session: u64) -> Holder {
-        Holder { worker: 0, session: SessionId::new(session) }
+    fn holder(tunnel: u64) -> Holder {
+        Holder { worker: 0, tunnel }
     }
 
     fn at(port: u16) -> SocketAddr {
@@ -126,7 +155,7 @@ mod tests {
 
     /// Covers: R13
     #[test]
-    fn an_app_id_leads_to_its_session_until_it_is_withdrawn() {
+    fn an_app_id_leads_to_its_tunnel_until_it_is_withdrawn() {
         let directory = Directory::default();
         directory.offer([7; 32], holder(1));
         assert_eq!(directory.by_app_id(&[7; 32]), Some(holder(1)));
@@ -143,16 +172,31 @@ mod tests {
         directory.settle(at(1000), holder(1));
         directory.settle(at(1000), holder(2));
         directory.leave(at(1000), holder(1));
-        assert_eq!(directory.by_remote(at(1000)), Some(holder(2)));
+        assert_eq!(directory.by_remote(at(1000), Clarity::Sealed), Some(holder(2)));
         directory.leave(at(1000), holder(2));
-        assert_eq!(directory.by_remote(at(1000)), None);
+        assert_eq!(directory.by_remote(at(1000), Clarity::Sealed), None);
         let maps = directory.read();
         assert!(maps.remotes.is_empty() && maps.hosts.is_empty(), "nothing is left behind");
     }
 
+    /// Covers: R18
+    #[test]
+    fn a_handshake_takes_what_is_in_clear_and_leaves_the_channel_alone() {
+        let directory = Directory::default();
+        directory.settle(at(1000), holder(1));
+        directory.begin(at(1000), holder(2));
+        assert_eq!(directory.by_remote(at(1000), Clarity::Clear), Some(holder(2)));
+        assert_eq!(directory.by_remote(at(1000), Clarity::Sealed), Some(holder(1)));
+        directory.finish(at(1000), holder(1));
+        assert_eq!(directory.by_remote(at(1000), Clarity::Clear), Some(holder(2)), "it is not theirs to end");
+        directory.finish(at(1000), holder(2));
+        assert_eq!(directory.by_remote(at(1000), Clarity::Clear), Some(holder(1)));
+        assert!(directory.read().handshakes.is_empty());
+    }
+
     /// Covers: R19
     #[test]
-    fn only_sessions_of_the_same_host_can_roam_and_only_a_few() {
+    fn only_tunnels_of_the_same_host_can_roam_and_only_a_few() {
         let directory = Directory::default();
         for port in 1..=8 {
             directory.settle(at(port), holder(port.into()));

@@ -13,7 +13,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
 
-use super::batch::Target;
+use mstunnel_proto::dtls::Path;
 
 /// Bytes that the kernel may hold for us and from us: a few milliseconds at line rate. The kernel may give
 /// less (`net.core.rmem_max`).
@@ -60,7 +60,11 @@ pub(crate) struct Origin {
 }
 
 impl Intake {
-    pub(crate) fn new() -> Self {
+    /// Buffers for `sockets` sockets that take turns; none for none.
+    pub(crate) fn new(sockets: usize) -> Self {
+        if sockets == 0 {
+            return Self { bytes: Vec::new(), metas: Vec::new() };
+        }
         Self { bytes: vec![0; SLOT * BATCH_SIZE], metas: vec![RecvMeta::default(); BATCH_SIZE] }
     }
 }
@@ -109,13 +113,13 @@ impl DatagramSocket {
     ///
     /// # Errors
     /// The operating system's. A full socket buffer loses the burst, as a full network would.
-    pub(crate) fn send(&self, target: &Target, contents: &[u8], segment: Option<usize>) -> io::Result<()> {
+    pub(crate) fn send(&self, path: &Path, contents: &[u8], segment: Option<usize>) -> io::Result<()> {
         let transmit = Transmit {
-            destination: target.remote,
+            destination: path.remote,
             ecn: None,
             contents,
             segment_size: segment,
-            src_ip: target.local,
+            src_ip: path.local,
         };
         self.io
             .try_io(Interest::WRITABLE, || self.state.try_send(UdpSockRef::from(&self.io.as_fd()), &transmit))

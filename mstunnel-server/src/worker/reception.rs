@@ -1,0 +1,148 @@
+//! From the UDP sockets of a worker to the tunnels: the task that reads datagrams of clients.
+//!
+//! Before a client's address is proven, a datagram costs a look into the [`Directory`](super::datagrams::Directory)
+//! and a hash, is answered with at most one that is not longer, and leaves nothing behind (R12, R15).
+
+use std::io;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use mstunnel_proto::drop::DropReason;
+use mstunnel_proto::dtls::{ClientHello, Greeting, Path, RecordHeader, is_client_hello};
+
+use super::WorkerContext;
+use super::datagrams::{Clarity, Holder, Origin};
+use super::mailbox::{DatagramKind, Letter};
+use super::shared::canonical;
+use super::touched::Touched;
+use crate::admin::ServerState;
+use crate::logs::RateLimit;
+
+/// Tunnels that one burst of the kernel usually touches; more are taken too.
+const USUAL_BURST: usize = 32;
+
+/// How long reading pauses when the kernel has no memory for us.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Reads the socket at place `socket` until the server stops.
+pub(crate) async fn receive_all(socket: u16, context: Rc<WorkerContext>) {
+    let mut reception =
+        Reception { socket, context: Rc::clone(&context), touched: Touched::with_capacity(USUAL_BURST) };
+    let complaint = RateLimit::once_a_minute();
+    loop {
+        let received = tokio::select! {
+            received = reception.receive() => received,
+            () = context.shared.reached(ServerState::Stopping) => return,
+        };
+        if let Err(error) = received {
+            if let Some(missed) = complaint.permit() {
+                tracing::warn!(%error, missed, "cannot read datagrams; clients go on over TLS");
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+        // Others of this worker have their turn between two bursts (R57).
+        tokio::task::yield_now().await;
+    }
+}
+
+struct Reception {
+    socket: u16,
+    context: Rc<WorkerContext>,
+    touched: Touched,
+}
+
+impl Reception {
+    /// Takes in one burst.
+    async fn receive(&mut self) -> io::Result<()> {
+        std::future::poll_fn(|cx| {
+            let context = Rc::clone(&self.context);
+            let now = Instant::now();
+            let mut intake = context.bench.intake.borrow_mut();
+            context.bench.sockets[usize::from(self.socket)]
+                .poll_recv(cx, &mut intake, |origin, datagram| self.take(origin, datagram, now))
+        })
+        .await?;
+        self.touched.flush(&self.context.bench, Instant::now());
+        Ok(())
+    }
+
+    fn take(&mut self, origin: Origin, datagram: &mut [u8], now: Instant) {
+        let path = Path { remote: canonical(origin.remote), local: origin.local, socket: self.socket };
+        if is_client_hello(datagram) {
+            self.greet(path, datagram, now);
+            return;
+        }
+        let clarity = match RecordHeader::parse(datagram) {
+            Some(header) if header.epoch == 0 => Clarity::Clear,
+            Some(_) => Clarity::Sealed,
+            None => return self.context.shared.strays.count(DropReason::NotARecord),
+        };
+        match self.context.shared.directory.by_remote(path.remote, clarity) {
+            Some(holder) => self.hand_over(holder, path, DatagramKind::Records, datagram, now),
+            None if clarity == Clarity::Sealed => self.look_for_roamer(path, datagram, now),
+            None => self.context.shared.strays.count(DropReason::UnknownAddress),
+        }
+    }
+
+    /// A ClientHello: its App-ID has to be of a live session, and its sender has to have our cookie.
+    ///
+    /// The App-ID comes first: a stranger who knows none gets no answer at all, as from ocserv.
+    fn greet(&mut self, path: Path, datagram: &mut [u8], now: Instant) {
+        let WorkerContext { shared, bench, .. } = &*self.context;
+        let app_id = ClientHello::parse(datagram).and_then(|hello| hello.app_id().map(<[u8]>::to_vec));
+        let Some(holder) = app_id.and_then(|app_id| shared.directory.by_app_id(&app_id)) else {
+            return shared.strays.count(DropReason::UnknownAppId);
+        };
+        let mut answer = bench.control.borrow_mut();
+        match shared.greet(path.remote, datagram, &mut answer) {
+            Greeting::Answer => {
+                bench.outlet.borrow_mut().send(path, answer.as_slice());
+            }
+            Greeting::Dropped(reason) => shared.strays.count(reason),
+            Greeting::Verified(_) => {
+                drop(answer);
+                self.hand_over(holder, path, DatagramKind::Hello, datagram, now);
+            }
+        }
+    }
+
+    fn hand_over(
+        &mut self,
+        holder: Holder,
+        path: Path,
+        kind: DatagramKind,
+        datagram: &mut [u8],
+        now: Instant,
+    ) {
+        let WorkerContext { index, shared, bench, tunnels, .. } = &*self.context;
+        if holder.worker == *index {
+            if let Some(tunnel) = tunnels.numbered(holder.tunnel) {
+                tunnel.borrow_mut().receive(path, kind, datagram, &self.context, now);
+                self.touched.note(&tunnel);
+            }
+            return;
+        }
+        let mut bytes = bench.buffers.take();
+        if !bytes.fill(datagram) {
+            // Longer than any record of a client that keeps to its MTU.
+            shared.strays.count(DropReason::TooBig);
+            return bench.buffers.give(bytes);
+        }
+        let letter = Letter::Datagram { tunnel: holder.tunnel, path, kind, bytes };
+        if let Err(refused) = shared.mailboxes[holder.worker].put(letter) {
+            shared.strays.count(DropReason::QueueFull);
+            bench.buffers.give(refused.into_buffer());
+        }
+    }
+
+    /// A record from an address that nobody has: of a client whose address has changed, if one recognizes it (R19).
+    fn look_for_roamer(&mut self, path: Path, datagram: &mut [u8], now: Instant) {
+        let candidates = self.context.shared.directory.roamers(path.remote.ip());
+        if candidates.is_empty() {
+            return self.context.shared.strays.count(DropReason::UnknownAddress);
+        }
+        for holder in candidates {
+            self.hand_over(holder, path, DatagramKind::Stray, datagram, now);
+        }
+    }
+}
