@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use crate::netns::Netns;
 use crate::network::Network;
 use crate::process::{Process, Stream};
-use crate::wait::SHORT;
+use crate::wait::{SHORT, read_within};
 
 /// How often an accepting thread looks whether it should end.
 const ACCEPT_PERIOD: Duration = Duration::from_millis(20);
@@ -76,9 +76,12 @@ pub struct UdpSink {
 impl UdpSink {
     /// Returns the next datagram and its source, or `None` if nothing comes within `limit`.
     pub fn receive(&self, limit: Duration) -> Option<(SocketAddr, Vec<u8>)> {
-        self.socket.set_read_timeout(Some(limit)).expect("a limit above zero");
         let mut buffer = vec![0; 65_536];
-        let (len, from) = self.socket.recv_from(&mut buffer).ok()?;
+        let received = read_within(limit, |left| {
+            self.socket.set_read_timeout(Some(left))?;
+            self.socket.recv_from(&mut buffer)
+        });
+        let (len, from) = received.ok()??;
         buffer.truncate(len);
         Some((SocketAddr::new(from.ip().to_canonical(), from.port()), buffer))
     }

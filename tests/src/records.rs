@@ -4,13 +4,13 @@
 //! one rule that clients of this protocol depend on most (one frame, one record) would be invisible.
 
 use std::collections::VecDeque;
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use rustls::{Connection, ProtocolVersion};
 
-use crate::wait::SHORT;
+use crate::wait::{SHORT, read_within};
 
 /// What came from the server within the time given.
 #[derive(Debug, PartialEq, Eq)]
@@ -101,18 +101,15 @@ impl Records {
                 }
             }
             let left = end.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Ok(None);
-            }
-            self.stream.set_read_timeout(Some(left)).map_err(|e| e.to_string())?;
             let mut buffer = [0; 16_384];
-            match self.stream.read(&mut buffer) {
-                Ok(0) => return Err("end of stream".to_owned()),
-                Ok(len) => self.inbox.extend(&buffer[..len]),
-                // A read with a time limit is not restarted after a signal (signal(7)).
-                Err(e) if e.kind() == ErrorKind::Interrupted => {}
-                Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => return Ok(None),
-                Err(e) => return Err(e.to_string()),
+            let read = read_within(left, |left| {
+                self.stream.set_read_timeout(Some(left))?;
+                self.stream.read(&mut buffer)
+            });
+            match read.map_err(|e| e.to_string())? {
+                None => return Ok(None),
+                Some(0) => return Err("end of stream".to_owned()),
+                Some(len) => self.inbox.extend(&buffer[..len]),
             }
         };
         let record: Vec<u8> = self.inbox.drain(..record_len).collect();

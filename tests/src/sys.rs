@@ -1,4 +1,4 @@
-//! The three system calls that the standard library has no safe name for.
+//! The few system calls that the standard library has no safe name for.
 
 use std::fs::File;
 use std::io;
@@ -34,4 +34,32 @@ pub(crate) fn reset_on_close(socket: &TcpStream) -> io::Result<()> {
         )
     };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Names the calling thread for [`interrupt`].
+#[cfg(test)]
+pub(crate) fn this_thread() -> libc::pthread_t {
+    // SAFETY: `pthread_self` has no arguments and always succeeds.
+    unsafe { libc::pthread_self() }
+}
+
+/// Gives `signal` a handler that does nothing and asks for interrupted calls to be restarted.
+#[cfg(test)]
+pub(crate) fn ignore_by_handler(signal: i32) -> io::Result<()> {
+    extern "C" fn nothing(_: libc::c_int) {}
+    // SAFETY: all bytes zero are a valid `sigaction`: the default action and an empty mask.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    action.sa_sigaction = nothing as extern "C" fn(libc::c_int) as libc::sighandler_t;
+    action.sa_flags = libc::SA_RESTART;
+    // SAFETY: `action` lives during the call, its handler does nothing, and no old action is asked for.
+    let result = unsafe { libc::sigaction(signal, &raw const action, std::ptr::null_mut()) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Sends `signal` to one thread of this process, which must not have been joined yet.
+#[cfg(test)]
+pub(crate) fn interrupt(thread: libc::pthread_t, signal: i32) -> io::Result<()> {
+    // SAFETY: the caller keeps the thread unjoined, so that its name is valid.
+    let result = unsafe { libc::pthread_kill(thread, signal) };
+    if result == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(result)) }
 }
