@@ -12,8 +12,8 @@
 //! A record is found by the hash of its cookie; the cookie itself is never kept. A connection is known
 //! by its generation: what an older connection reports after a takeover changes nothing.
 //!
-//! Limits: [`RegistryConfig::max_sessions`] records in all, [`MAX_WAITING_PER_USER`] that wait for
-//! a first CONNECT for each user, `max_per_user` attached ones.
+//! Limits: [`RegistryConfig::max_sessions`] records in all; for each user `max_per_user` attached ones,
+//! [`MAX_WAITING_PER_USER`] that wait for a first CONNECT and as many that wait for a reconnect.
 //!
 //! # Source
 //! protocol.md 4.6, 4.7; R4, R6, R7, R10, R31, R40, R50, R51.
@@ -29,8 +29,9 @@ use crate::auth::{AuthMethod, CookieHash};
 use crate::close::{CloseReason, CookieFate};
 use crate::pool::{Lease, OwnerKey, Pool};
 
-/// Cookies of one user that wait for their first CONNECT: the oldest gives way to a new login, so
-/// that a script with a valid password cannot fill the table.
+/// Cookies of one user that wait for their first CONNECT, and as many lost sessions that wait for their
+/// client: the oldest gives way, so that a script with a valid password can neither fill the table nor
+/// hold the addresses of a whole pool. More devices than this are not one person's.
 pub const MAX_WAITING_PER_USER: usize = 16;
 
 /// The limits and windows of a [`Registry`].
@@ -427,8 +428,10 @@ impl Registry {
             CookieFate::WaitsForReconnect => {
                 let until = now + self.config.cookie_timeout;
                 record.stage = Stage::Detached { until };
+                let user = record.admit.user.clone();
                 self.attached -= 1;
                 self.schedule(id);
+                self.drop_oldest_detached(&user, now);
                 Detached::Waits { until }
             }
         }
@@ -511,6 +514,19 @@ impl Registry {
             .collect();
         if waiting.len() >= MAX_WAITING_PER_USER {
             self.remove(waiting[0], now);
+        }
+    }
+
+    fn drop_oldest_detached(&mut self, user: &str, now: Instant) {
+        let detached = |record: &Record| match record.stage {
+            Stage::Detached { until } => Some((until, record.id)),
+            Stage::Admitted { .. } | Stage::Attached { .. } => None,
+        };
+        let lost: BTreeSet<(Instant, SessionId)> = self.sessions_of(user).filter_map(detached).collect();
+        if lost.len() > MAX_WAITING_PER_USER
+            && let Some(&(_, oldest)) = lost.first()
+        {
+            self.remove(oldest, now);
         }
     }
 
