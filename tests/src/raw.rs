@@ -89,6 +89,33 @@ impl RawClient {
         certificate: &Certificate,
         tls: Tls,
     ) -> Result<Self, String> {
+        let (stream, tls) = Self::begin(client, server, certificate, tls)?;
+        let records = Records::handshake(stream, Connection::Client(tls))?;
+        Ok(Self { records, waiting: VecDeque::new(), host: server.to_string() })
+    }
+
+    /// Connects from inside `client`, sends the first flight of a handshake, and no more than that.
+    ///
+    /// # Errors
+    /// What refused the connection.
+    pub fn say_hello(
+        client: &Netns,
+        server: SocketAddr,
+        certificate: &Certificate,
+    ) -> Result<TcpStream, String> {
+        let (mut stream, mut tls) = Self::begin(client, server, certificate, Tls::Both)?;
+        while tls.wants_write() {
+            tls.write_tls(&mut stream).map_err(|e| e.to_string())?;
+        }
+        Ok(stream)
+    }
+
+    fn begin(
+        client: &Netns,
+        server: SocketAddr,
+        certificate: &Certificate,
+        tls: Tls,
+    ) -> Result<(TcpStream, ClientConnection), String> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let config = ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(&tls.versions())
@@ -98,8 +125,7 @@ impl RawClient {
         let name = ServerName::IpAddress(server.ip().into());
         let tls = ClientConnection::new(Arc::new(config), name).map_err(|e| e.to_string())?;
         let stream = client.with(|| TcpStream::connect_timeout(&server, SHORT)).map_err(|e| e.to_string())?;
-        let records = Records::handshake(stream, Connection::Client(tls))?;
-        Ok(Self { records, waiting: VecDeque::new(), host: server.to_string() })
+        Ok((stream, tls))
     }
 
     /// The version that was negotiated.

@@ -4,7 +4,9 @@ use std::net::TcpStream;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use mstunnel_tests::{FrameType, Heard, LONG, Network, Openconnect, Peer, SHORT, Setup, run_server, until};
+use mstunnel_tests::{
+    FrameType, Heard, LONG, Network, Openconnect, Peer, RawClient, SHORT, Setup, run_server, until,
+};
 use serde_json::{Value, json};
 
 const PASSWORD: &str = "secret of alice";
@@ -89,6 +91,33 @@ fn sigterm_ends_the_server_well_and_leaves_nothing_behind() {
     gateway.start_again(&network);
     let _client = Openconnect::alice(&network, &gateway);
     network.client(0).ping(Network::CORPORATE_V4.into());
+}
+
+/// Covers: statement 25, statement 73, P-110, R4, R78, R79
+#[test]
+fn the_stock_client_comes_back_to_a_restarted_and_to_a_killed_server_with_its_address() {
+    let Some(network) = Network::new() else { return };
+    let Some(mut gateway) = Setup::new().start_ours(&network) else { return };
+    let mut client = Openconnect::alice(&network, &gateway);
+    let addresses = |environment: mstunnel_tests::Environment| {
+        ["INTERNAL_IP4_ADDRESS", "INTERNAL_IP6_ADDRESS"].map(|name| environment.get(name).to_owned())
+    };
+    let first = addresses(client.environment());
+    assert_eq!(gateway.terminate().code(), Some(0));
+    gateway.start_again(&network);
+    let told = client.wait_calls("reconnect", 1, Duration::from_secs(60));
+    network.client(0).ping(Network::CORPORATE_V4.into());
+    assert_eq!(addresses(told), first, "after SIGTERM");
+
+    // The store is written within half a second of a change.
+    sleep(Duration::from_secs(2));
+    gateway.signal(libc::SIGKILL);
+    until("the end of the killed server", SHORT, || (!gateway.runs()).then_some(()));
+    gateway.start_again(&network);
+    let told = client.wait_calls("reconnect", 2, Duration::from_secs(60));
+    network.client(0).ping(Network::CORPORATE_V6.into());
+    assert_eq!(addresses(told), first, "after SIGKILL");
+    assert_eq!(gateway.sessions(&network), 1);
 }
 
 #[test]
@@ -274,6 +303,41 @@ fn connections_that_dawdle_are_closed_and_hold_nobody_up() {
     let mute_end = std::io::Read::read(&mut { mute }, &mut nothing);
     assert!(!matches!(mute_end, Ok(1)), "{mute_end:?}");
     assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
+}
+
+/// Covers: P-031, P-081, R22, R54
+#[test]
+fn a_crowd_that_never_finishes_its_handshakes_keeps_nobody_out() {
+    let Some(mut network) = Network::new() else { return };
+    let crowded = network.add_client();
+    let Some(gateway) = Setup::new().start_ours(&network) else { return };
+    let mut live = gateway.raw(&network);
+    let cookie = live.cookie("alice", PASSWORD);
+    live.open_tunnel(&cookie);
+    let (client, address) = (network.client(crowded), gateway.address(&network, crowded));
+    // As many as one source gets, of the two kinds that hold most for least.
+    let mute = client.with(|| (0..160).map(|_| TcpStream::connect(address)).collect::<Vec<_>>());
+    let half = (0..80).map(|_| RawClient::say_hello(client, address, gateway.certificate()));
+    let half: Vec<_> = half.collect();
+    let start = Instant::now();
+    gateway.raw(&network).cookie("alice", PASSWORD);
+    gateway.raw(&network).open_tunnel(&cookie);
+    assert!(start.elapsed() < Duration::from_secs(3), "{:?} for a login", start.elapsed());
+    drop((mute, half));
+}
+
+/// Covers: statement 16, P-031, R23
+#[test]
+fn a_connection_that_asks_nothing_is_closed_and_one_between_two_requests_is_not() {
+    let Some(network) = Network::new() else { return };
+    let Some(gateway) = Setup::new().start_ours(&network) else { return };
+    let start = Instant::now();
+    let (mut silent, mut typing) = (gateway.raw(&network), gateway.raw(&network));
+    typing.init(None);
+    assert!(silent.wait_closed(Duration::from_secs(20)).is_empty());
+    assert!(start.elapsed() >= Duration::from_secs(8), "{:?} are not enough", start.elapsed());
+    sleep(Duration::from_secs(2));
+    assert_eq!(typing.reply("username", "alice", None).status, 200, "somebody may still be typing");
 }
 
 /// Covers: statement 72, R58, R86

@@ -2,11 +2,12 @@
 //!
 //! ```text
 //!   accept -> handshake (10 s) -> request ... request -> CONNECT -> tunnel
-//!                                  |  desk, verifier       |  registry
+//!                                  | (10 s) desk, verifier |  registry
 //!                                  +--- all within 300 s of the accept
 //! ```
 //!
-//! Every deadline is absolute: single bytes renew nothing (R23).
+//! Every deadline is absolute: single bytes renew nothing (R23). A program has no reason to connect and
+//! say nothing, so that the first request has to come at once; between two a person types a password.
 
 use std::io;
 use std::net::SocketAddr;
@@ -22,9 +23,7 @@ use mstunnel_proto::http::{
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{timeout, timeout_at};
-use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::WorkerContext;
@@ -32,9 +31,6 @@ use super::connection;
 use super::gate::Pass;
 use super::shared::{Shared, Told, count};
 use crate::admin::EventKind;
-
-/// A TLS handshake takes a few round trips.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// From the accept to the CONNECT: a person types a password, maybe a second factor.
 pub(crate) const FRONT_TIMEOUT: Duration = Duration::from_secs(300);
@@ -46,38 +42,40 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 const READ_CHUNK: usize = 4096;
 
 /// Serves one connection to its end.
-pub(crate) async fn serve(
-    stream: TcpStream,
-    remote: SocketAddr,
-    pass: Pass,
-    handshake: OwnedSemaphorePermit,
-    context: Rc<WorkerContext>,
-) {
+pub(crate) async fn serve(stream: TcpStream, remote: SocketAddr, pass: Pass, context: Rc<WorkerContext>) {
     let deadline = tokio::time::Instant::now() + FRONT_TIMEOUT;
-    let acceptor = TlsAcceptor::from(context.shared.effective.load().tls.clone());
-    let tls = match timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
-        Ok(Ok(tls)) => tls,
-        Ok(Err(error)) => {
+    let displaced = pass.displaced();
+    let config = context.shared.effective.load().tls.clone();
+    let tls = tokio::select! {
+        biased;
+        () = displaced.notified() => Err(give_way()),
+        tls = context.hellos.handshake(stream, config) => tls,
+    };
+    let tls = match tls {
+        Ok(tls) => tls,
+        Err(error) => {
             count(&context.shared.totals.handshakes_failed);
             tracing::debug!(%remote, %error, "no TLS handshake");
             return;
         }
-        Err(_) => {
-            count(&context.shared.totals.handshakes_failed);
-            tracing::debug!(%remote, "the TLS handshake took too long");
-            return;
-        }
     };
-    drop(handshake);
     let id = ConnectionId(context.next_connection());
     let mut front = Front { tls, remote, id, unread: Vec::new(), deadline };
-    let outcome = front.run(&context).await;
+    let outcome = tokio::select! {
+        biased;
+        () = displaced.notified() => Err(give_way()),
+        outcome = front.run(&context) => outcome,
+    };
     context.shared.desk().handle_connection_closed(id);
     match outcome {
         Ok(Some(request)) => connection::run(front.tls, request, front.unread, remote, pass, context).await,
         Ok(None) => finish(front.tls).await,
         Err(error) => tracing::debug!(%remote, %error, "connection lost before a session"),
     }
+}
+
+fn give_way() -> io::Error {
+    io::Error::other("gave way to another source while every place was taken")
 }
 
 struct Front {
@@ -91,8 +89,9 @@ struct Front {
 impl Front {
     /// Answers requests; `Some` is a CONNECT to be taken on, `None` the end of the conversation.
     async fn run(&mut self, context: &Rc<WorkerContext>) -> io::Result<Option<Request>> {
+        let mut first_byte_by = self.deadline.min(tokio::time::Instant::now() + HEAD_TIMEOUT);
         for _ in 0..MAX_REQUESTS_PER_CONNECTION {
-            let request = match self.next_request().await? {
+            let request = match self.next_request(first_byte_by).await? {
                 Next::Request(request) => request,
                 Next::End => return Ok(None),
                 Next::Bad(error) => {
@@ -109,12 +108,13 @@ impl Front {
             if response.closes() || !keeps_alive {
                 return Ok(None);
             }
+            first_byte_by = self.deadline;
         }
         Ok(None)
     }
 
     /// Reads one request; the time for it starts with its first byte.
-    async fn next_request(&mut self) -> io::Result<Next> {
+    async fn next_request(&mut self, first_byte_by: tokio::time::Instant) -> io::Result<Next> {
         let mut reader = RequestReader::new();
         let mut begun: Option<tokio::time::Instant> = None;
         loop {
@@ -129,7 +129,7 @@ impl Front {
                 begun.get_or_insert_with(tokio::time::Instant::now);
             }
             let until = match begun {
-                None => self.deadline,
+                None => first_byte_by,
                 Some(begun) if reader.is_in_head() => self.deadline.min(begun + HEAD_TIMEOUT),
                 Some(begun) => self.deadline.min(begun + REQUEST_TIMEOUT),
             };

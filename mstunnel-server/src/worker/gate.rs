@@ -1,15 +1,19 @@
 //! How many strangers may be inside before they have shown a cookie: in all, and for each source.
 //!
 //! A connection holds a [`Pass`] from its accept until its CONNECT is accepted; sessions hold none,
-//! so that no number of strangers takes a place from them.
+//! so that no number of strangers takes a place from them. When every place is taken, a newcomer
+//! displaces the oldest stranger of the source that has the most, unless his own source has as many:
+//! whoever floods displaces himself, and who comes back with a cookie is let in.
 //!
 //! # Source
 //! R54.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex};
 
 use rustc_hash::FxHashMap;
+use tokio::sync::Notify;
 
 /// Connections without a session, in all. With at most 64 KiB each this is 256 MiB at the worst.
 pub(crate) const MAX_STRANGERS: usize = 4096;
@@ -25,10 +29,64 @@ pub(crate) fn source_of(address: IpAddr) -> IpAddr {
     }
 }
 
+/// A place in the order of arrival.
+type Age = u64;
+
 #[derive(Default)]
 struct Inside {
+    next_age: Age,
     total: usize,
-    by_source: FxHashMap<IpAddr, usize>,
+    by_source: FxHashMap<IpAddr, BTreeMap<Age, Arc<Notify>>>,
+    by_load: BTreeSet<(usize, IpAddr)>,
+}
+
+impl Inside {
+    fn load(&self, source: IpAddr) -> usize {
+        self.by_source.get(&source).map_or(0, BTreeMap::len)
+    }
+
+    fn add(&mut self, source: IpAddr, displaced: Arc<Notify>) -> Age {
+        let age = self.next_age;
+        self.next_age += 1;
+        self.total += 1;
+        self.change_load(source, |strangers| strangers.insert(age, displaced));
+        age
+    }
+
+    /// Takes one out; nothing happens if it was displaced before.
+    fn remove(&mut self, source: IpAddr, age: Age) -> Option<Arc<Notify>> {
+        let removed = self.change_load(source, |strangers| strangers.remove(&age));
+        self.total -= usize::from(removed.is_some());
+        removed
+    }
+
+    /// Makes room for one of `newcomer` at the cost of whoever has the most.
+    fn displace_for(&mut self, newcomer: IpAddr) -> Result<(), Crowded> {
+        let &(most, heaviest) = self.by_load.last().ok_or(Crowded::Total)?;
+        if most <= self.load(newcomer) + 1 {
+            return Err(Crowded::Total);
+        }
+        let oldest = self.by_source.get(&heaviest).and_then(|strangers| strangers.keys().next().copied());
+        let displaced = oldest.and_then(|age| self.remove(heaviest, age)).ok_or(Crowded::Total)?;
+        displaced.notify_one();
+        Ok(())
+    }
+
+    fn change_load<T>(
+        &mut self,
+        source: IpAddr,
+        change: impl FnOnce(&mut BTreeMap<Age, Arc<Notify>>) -> T,
+    ) -> T {
+        let strangers = self.by_source.entry(source).or_default();
+        self.by_load.remove(&(strangers.len(), source));
+        let changed = change(strangers);
+        if strangers.is_empty() {
+            self.by_source.remove(&source);
+        } else {
+            self.by_load.insert((strangers.len(), source));
+        }
+        changed
+    }
 }
 
 /// Counts the strangers inside.
@@ -36,20 +94,19 @@ struct Inside {
 pub(crate) struct Gate(Arc<Mutex<Inside>>);
 
 impl Gate {
-    /// Lets a connection in, unless too many are.
+    /// Lets a connection in, unless too many are and no room can be made.
     pub(crate) fn enter(&self, remote: IpAddr) -> Result<Pass, Crowded> {
         let source = source_of(remote);
         let mut inside = self.0.lock().expect("no panic while this lock is held");
-        if inside.total >= MAX_STRANGERS {
-            return Err(Crowded::Total);
-        }
-        let here = inside.by_source.entry(source).or_default();
-        if *here >= MAX_STRANGERS_PER_SOURCE {
+        if inside.load(source) >= MAX_STRANGERS_PER_SOURCE {
             return Err(Crowded::Source);
         }
-        *here += 1;
-        inside.total += 1;
-        Ok(Pass { gate: self.clone(), source })
+        if inside.total >= MAX_STRANGERS {
+            inside.displace_for(source)?;
+        }
+        let displaced = Arc::new(Notify::new());
+        let age = inside.add(source, Arc::clone(&displaced));
+        Ok(Pass { gate: self.clone(), source, age, displaced })
     }
 
     /// How many are inside.
@@ -72,27 +129,43 @@ pub(crate) enum Crowded {
 pub(crate) struct Pass {
     gate: Gate,
     source: IpAddr,
+    age: Age,
+    displaced: Arc<Notify>,
+}
+
+impl Pass {
+    /// Told when the place has gone to somebody else and the connection has to end.
+    pub(crate) fn displaced(&self) -> Arc<Notify> {
+        Arc::clone(&self.displaced)
+    }
 }
 
 impl Drop for Pass {
     fn drop(&mut self) {
-        let mut inside = self.gate.0.lock().expect("no panic while this lock is held");
-        inside.total -= 1;
-        if let Some(here) = inside.by_source.get_mut(&self.source) {
-            *here -= 1;
-            if *here == 0 {
-                inside.by_source.remove(&self.source);
-            }
-        }
+        self.gate.0.lock().expect("no panic while this lock is held").remove(self.source, self.age);
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
+
     use super::*;
 
     fn ip(text: &str) -> IpAddr {
         text.parse().unwrap()
+    }
+
+    /// Places for as many sources as there are, `each` for each of them.
+    fn crowd(gate: &Gate, each: usize) -> Vec<Pass> {
+        (0..MAX_STRANGERS)
+            .map(|n| IpAddr::V4(u32::try_from(n / each).unwrap().into()))
+            .map(|source| gate.enter(source).ok().unwrap())
+            .collect()
+    }
+
+    fn is_displaced(pass: &Pass) -> bool {
+        pass.displaced().notified().now_or_never().is_some()
     }
 
     /// Covers: R54
@@ -107,19 +180,39 @@ mod tests {
         drop(passes);
         assert_eq!(gate.inside(), 0);
         assert!(gate.0.lock().unwrap().by_source.is_empty());
+        assert!(gate.0.lock().unwrap().by_load.is_empty());
     }
 
     /// Covers: R54
     #[test]
-    fn the_total_is_bounded() {
+    fn the_total_is_bounded_and_equals_are_not_displaced() {
         let gate = Gate::default();
-        let mut passes = Vec::new();
-        for n in 0..u32::try_from(MAX_STRANGERS).unwrap() {
-            passes.push(gate.enter(IpAddr::V4(n.into())).ok().unwrap());
-        }
+        let mut passes = crowd(&gate, 1);
         assert_eq!(gate.enter(ip("192.0.2.1")).err(), Some(Crowded::Total));
         passes.pop();
         assert!(gate.enter(ip("192.0.2.1")).is_ok());
+        assert!(!passes.iter().any(is_displaced));
+    }
+
+    /// Covers: R54, P-081
+    #[test]
+    fn who_floods_from_a_few_sources_displaces_himself_and_keeps_nobody_out() {
+        let gate = Gate::default();
+        let flood = crowd(&gate, MAX_STRANGERS_PER_SOURCE);
+        let user = gate.enter(ip("192.0.2.1")).ok().unwrap();
+        assert_eq!(gate.inside(), MAX_STRANGERS);
+        // The last source has as many as the others and comes last in their order.
+        let displaced: Vec<usize> = (0..flood.len()).filter(|&n| is_displaced(&flood[n])).collect();
+        assert_eq!(displaced, [MAX_STRANGERS - MAX_STRANGERS_PER_SOURCE]);
+        // The flood goes on: each of its sources may only displace those who have more.
+        for n in 0..MAX_STRANGERS {
+            drop(gate.enter(IpAddr::V4((u32::try_from(n).unwrap() % 16).into())));
+        }
+        assert!(!is_displaced(&user));
+        drop(flood);
+        assert_eq!(gate.inside(), 1);
+        drop(user);
+        assert_eq!(gate.inside(), 0);
     }
 
     #[test]

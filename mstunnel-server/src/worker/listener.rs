@@ -1,4 +1,5 @@
-//! Accepts connections for one worker, paced to the handshakes it can finish.
+//! Accepts connections for one worker, paced to the handshakes it can finish: a newcomer is taken when
+//! those who have said hello have had their turn.
 //!
 //! # Source
 //! R54, R56.
@@ -6,12 +7,10 @@
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 
 use super::WorkerContext;
 use super::front;
@@ -21,9 +20,6 @@ use crate::logs::RateLimit;
 
 /// Connections waiting in the kernel for one listener.
 const BACKLOG: i32 = 1024;
-
-/// Handshakes under way on one worker; the rest waits in the kernel's backlog.
-pub(crate) const MAX_HANDSHAKES: usize = 64;
 
 /// How long accepting pauses when the process has no descriptor or memory left.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -51,19 +47,16 @@ pub(crate) async fn accept_all(
     context: Rc<WorkerContext>,
 ) -> io::Result<()> {
     let listener = TcpListener::from_std(listener)?;
-    let handshakes = Arc::new(Semaphore::new(MAX_HANDSHAKES));
     let complaint = RateLimit::once_a_minute();
     loop {
-        let Ok(handshake) = Arc::clone(&handshakes).acquire_owned().await else {
-            return Ok(());
-        };
+        context.hellos.turn().await;
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             () = context.shared.reached(ServerState::Stopping) => return Ok(()),
         };
         match accepted {
             Ok((stream, remote)) => {
-                admit(stream, canonical(remote), handshake, &context);
+                admit(stream, canonical(remote), &context);
                 if let Some(pace) = context.shared.effective.load().accept_pace {
                     tokio::time::sleep(pace).await;
                 }
@@ -88,12 +81,7 @@ fn is_passing(error: &io::Error) -> bool {
     )
 }
 
-fn admit(
-    stream: TcpStream,
-    remote: SocketAddr,
-    handshake: tokio::sync::OwnedSemaphorePermit,
-    context: &Rc<WorkerContext>,
-) {
+fn admit(stream: TcpStream, remote: SocketAddr, context: &Rc<WorkerContext>) {
     let totals = &context.shared.totals;
     match context.shared.gate.enter(remote.ip()) {
         Ok(pass) => {
@@ -101,7 +89,7 @@ fn admit(
             // A latency hint that is refused is no reason to refuse the client.
             let _ = stream.set_nodelay(true);
             let context = Rc::clone(context);
-            tokio::task::spawn_local(front::serve(stream, remote, pass, handshake, context));
+            tokio::task::spawn_local(front::serve(stream, remote, pass, context));
         }
         Err(crowded) => {
             count(&totals.refused);

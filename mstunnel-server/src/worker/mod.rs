@@ -8,6 +8,7 @@ mod connection;
 mod datagrams;
 mod front;
 mod gate;
+mod handshake;
 mod inbound;
 mod listener;
 mod live;
@@ -32,6 +33,7 @@ use tokio::task::LocalSet;
 pub(crate) use self::datagrams::bind as bind_datagrams;
 use self::datagrams::{DatagramSocket, Intake, Outlet};
 pub(crate) use self::front::FRONT_TIMEOUT;
+use self::handshake::Hellos;
 pub(crate) use self::listener::bind;
 pub(crate) use self::live::Live;
 pub(crate) use self::shared::{Parts, Shared};
@@ -62,6 +64,7 @@ pub(crate) struct WorkerContext {
     pub(crate) shared: Arc<Shared>,
     pub(crate) bench: Bench,
     pub(crate) tunnels: TunnelTable,
+    pub(crate) hellos: Hellos,
     connections: Cell<u64>,
 }
 
@@ -107,6 +110,7 @@ impl Worker {
             shared,
             bench,
             tunnels: TunnelTable::default(),
+            hellos: Hellos::default(),
             connections: Cell::new(0),
         });
         for listener in self.listeners {
