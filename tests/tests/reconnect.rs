@@ -5,13 +5,13 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use mstunnel_tests::{
-    FrameType, Gateway, LONG, Network, Openconnect, Peer, RawClient, SHORT, Setup, Tls, until,
+    Environment, FrameType, Gateway, LONG, Network, Openconnect, Peer, RawClient, SHORT, Setup, Tls, until,
 };
 
 const PASSWORD: &str = "secret of alice";
 
-fn addresses(client: &Openconnect) -> (String, String) {
-    let environment = client.environment();
+/// What the client told its script.
+fn addresses(environment: &Environment) -> (String, String) {
     let get = |name: &str| environment.get(name).to_owned();
     (get("INTERNAL_IP4_ADDRESS"), get("INTERNAL_IP6_ADDRESS"))
 }
@@ -37,23 +37,23 @@ fn the_addresses_stay_over_sigusr2_sighup_and_a_kill() {
     let Some(gateway) = Setup::new().start(&network) else { return };
     let cookie = Openconnect::to(&network, 0, &gateway).password("alice", PASSWORD).authenticate();
     let mut client = connect(&network, &gateway, &cookie).connect();
-    let first = addresses(&client);
+    let first = addresses(&client.environment());
 
     client.signal(libc::SIGUSR2); // reconnect now
-    client.wait_calls("reconnect", 1, LONG);
+    let told = client.wait_calls("reconnect", 1, LONG);
     network.client(0).ping(Network::CORPORATE_V4.into());
     network.client(0).ping(Network::CORPORATE_V6.into());
-    assert_eq!(addresses(&client), first);
+    assert_eq!(addresses(&told), first);
 
     client.signal(libc::SIGHUP); // leave without BYE
     client.wait_end(LONG);
     let mut client = connect(&network, &gateway, &cookie).connect();
-    assert_eq!(addresses(&client), first, "after SIGHUP");
+    assert_eq!(addresses(&client.environment()), first, "after SIGHUP");
 
     client.signal(libc::SIGKILL);
     client.wait_end(LONG);
     let client = connect(&network, &gateway, &cookie).connect();
-    assert_eq!(addresses(&client), first, "after SIGKILL");
+    assert_eq!(addresses(&client.environment()), first, "after SIGKILL");
     network.client(0).ping(Network::CORPORATE_V4.into());
     if gateway.peer() == Peer::Mstunnel {
         assert_eq!(gateway.sessions(&network), 1);
@@ -254,10 +254,10 @@ fn the_stock_client_renews_its_tunnel_when_told_to() {
     let setup = Setup::new().advanced("rekey-time", 5).advanced("rekey-method", "new-tunnel");
     let Some(gateway) = setup.start_ours(&network) else { return };
     let mut client = Openconnect::alice(&network, &gateway);
-    let first = addresses(&client);
-    client.wait_calls("reconnect", 1, Duration::from_secs(60));
+    let first = addresses(&client.environment());
+    let told = client.wait_calls("reconnect", 1, Duration::from_secs(60));
     network.client(0).ping(Network::CORPORATE_V4.into());
-    assert_eq!(addresses(&client), first);
+    assert_eq!(addresses(&told), first);
 }
 
 /// Covers: P-063, R30
