@@ -377,6 +377,14 @@ impl Gateway {
         Duration::from_millis(ticks.sum::<u64>() * 10)
     }
 
+    /// The memory that it has in use.
+    pub fn resident_bytes(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.id())).expect("the server runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a process has memory");
+        let kib: u64 = line.trim().trim_end_matches(" kB").parse().expect("a number of KiB");
+        kib * 1024
+    }
+
     /// Sends a signal to it.
     pub fn signal(&mut self, signal: i32) {
         self.process.signal(signal);

@@ -21,6 +21,7 @@
 
 mod certificate;
 mod corporate;
+mod coverage;
 mod cstp;
 mod gateway;
 mod http;

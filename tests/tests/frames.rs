@@ -256,6 +256,40 @@ fn whatever_connect_offers_the_answer_is_complete_and_sane() {
     }
 }
 
+/// Covers: P-083, R55
+#[test]
+fn a_client_that_stops_reading_loses_its_own_packets_and_then_its_connection() {
+    let Some(network) = Network::new() else { return };
+    let setup = Setup::new().user("bob", "secret of bob", &[]);
+    let Some(gateway) = setup.start_ours(&network) else { return };
+    let sink = network.corporate().udp_sink(9000);
+    let (mut deaf, lease) = tunnel(&network, &gateway);
+    let mut bob = gateway.raw(&network);
+    let cookie = bob.cookie("bob", "secret of bob");
+    let other = bob.open_tunnel(&cookie).v4();
+    let from = SocketAddr::new(lease.v4().into(), 5000);
+    deaf.send_packet(&udp(from, SocketAddr::new(Network::CORPORATE_V4.into(), 9000), b"begin"));
+    let (reply_to, _) = sink.receive(SHORT).expect("the packet arrives");
+    let (before, start) = (gateway.resident_bytes(), Instant::now());
+    let mut slowest = Duration::ZERO;
+    let closes = || gateway.show(&network, "status")["closes"]["stalled"].as_u64().unwrap_or(0);
+    while closes() == 0 {
+        assert!(start.elapsed() < Duration::from_secs(90), "it is never closed");
+        for _ in 0..500 {
+            sink.send(reply_to, &[7; 1_300]);
+        }
+        let asked = Instant::now();
+        bob.ping(other.into(), Network::CORPORATE_V4.into(), b"neighbour");
+        slowest = slowest.max(asked.elapsed());
+        sleep(Duration::from_millis(200));
+    }
+    assert!(start.elapsed() >= Duration::from_secs(55), "closed after {:?}", start.elapsed());
+    assert!(slowest < Duration::from_secs(1), "the neighbour waited {slowest:?}");
+    let grown = gateway.resident_bytes().saturating_sub(before);
+    assert!(grown < 16 << 20, "{grown} bytes for a client that does not read");
+    assert!(gateway.drops(&network, "queue_full") + gateway.drops(&network, "queue_stale") > 0);
+}
+
 /// Covers: R55, R57, R60
 #[test]
 fn a_client_that_asks_and_never_reads_keeps_no_worker_busy() {

@@ -251,7 +251,22 @@ fn markup_that_no_client_sends_is_refused_and_text_never_comes_back_raw() {
     assert!(!answer.body.contains("<b>") && !answer.body.contains("<script>"), "{answer:?}");
 }
 
-/// Covers: R27, R36, P-055
+/// Covers: statement 16, R23
+#[test]
+fn a_connection_has_a_number_of_requests_and_no_more() {
+    let Some(network) = Network::new() else { return };
+    let Some(gateway) = Setup::new().start_ours(&network) else { return };
+    let mut raw = gateway.raw(&network);
+    let answered = (0..100)
+        .take_while(|_| {
+            let request = raw.request_bytes("GET", "/healthz", &[], "");
+            raw.try_send(&request).is_ok() && raw.answer().status == 200
+        })
+        .count();
+    assert_eq!(answered, 16);
+}
+
+/// Covers: R27, R36, P-055, P-056
 #[test]
 fn too_many_wrong_passwords_ban_the_source_and_nobody_else() {
     let Some(mut network) = Network::new() else { return };
@@ -280,6 +295,11 @@ fn too_many_wrong_passwords_ban_the_source_and_nobody_else() {
     // Whoever it says it forwards for, the source is the socket's (R27).
     let forwarded = [("X-Forwarded-For", "203.0.113.9"), ("Forwarded", "for=203.0.113.9")];
     assert_eq!(gateway.raw(&network).request("POST", "/", &forwarded, "").status, 429);
+    // Who has a session keeps it, and gets back to it from the banned source.
+    live.expect_alive();
+    live.reset();
+    let mut live = gateway.raw(&network);
+    live.open_tunnel(&cookie);
     live.expect_alive();
     assert!(signs_in(gateway.raw_from(&network, other)), "another source is banned, too");
     let source = network.ports(0).client_v4.to_string();

@@ -24,6 +24,9 @@ const BACKLOG: i32 = 1024;
 /// How long accepting pauses when the process has no descriptor or memory left.
 const PAUSE: Duration = Duration::from_millis(200);
 
+/// One line for all listeners of the process: they run out of the same descriptors.
+static NO_DESCRIPTOR: RateLimit = RateLimit::once_a_minute();
+
 /// Binds one worker's share of an address.
 ///
 /// # Errors
@@ -47,7 +50,6 @@ pub(crate) async fn accept_all(
     context: Rc<WorkerContext>,
 ) -> io::Result<()> {
     let listener = TcpListener::from_std(listener)?;
-    let complaint = RateLimit::once_a_minute();
     loop {
         context.hellos.turn().await;
         let accepted = tokio::select! {
@@ -64,7 +66,7 @@ pub(crate) async fn accept_all(
             Err(error) if is_passing(&error) => {}
             Err(error) => {
                 // Out of descriptors or memory: live sessions keep theirs, newcomers wait outside.
-                if let Some(missed) = complaint.permit() {
+                if let Some(missed) = NO_DESCRIPTOR.permit() {
                     tracing::warn!(%error, missed, "cannot accept connections; raise the descriptor limit");
                 }
                 tokio::time::sleep(PAUSE).await;
