@@ -120,3 +120,20 @@ fn a_token_of_a_new_key_is_accepted_and_one_of_the_old_key_no_longer() {
     let more = site.issuer.key_set_fetches() - fetches;
     assert!(more <= 5, "50 invented key ids caused {more} fetches");
 }
+
+/// Covers: P-086, R58
+#[test]
+fn a_flood_of_refused_logins_is_not_a_flood_of_lines() {
+    let Some(site) = site() else { return };
+    let mut cut = site.issuer.sign(&site.issuer.token("ann@corp.example"));
+    cut.pop();
+    let start = std::time::Instant::now();
+    for _ in 0..40 {
+        assert!(!site.accepts(&cut));
+    }
+    let seconds = usize::try_from(start.elapsed().as_secs()).expect("a short test");
+    let lines = site.gateway.log().matches("login failed").count();
+    assert!((1..=seconds + 2).contains(&lines), "{lines} lines in {seconds} s");
+    let status = site.gateway.show(&site.network, "status");
+    assert_eq!(status["logins"]["failed"], 40, "the counter leaves none out: {status}");
+}

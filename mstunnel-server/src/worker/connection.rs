@@ -143,7 +143,9 @@ fn attach(
             Err(Refusal::Unavailable("too many sessions of this user").response())
         }
         Err(AttachRefused::NoAddress) => {
-            tracing::warn!("no free address in the pool");
+            if let Some(left_out) = shared.complaints.no_address.permit() {
+                tracing::warn!(left_out, "no free address in the pool");
+            }
             Err(Refusal::Unavailable("no free address").response())
         }
     }

@@ -177,7 +177,9 @@ impl Front {
         if matches!(verdict, Verdict::Rejected) {
             count(&shared.totals.logins_failed);
             let user = user.as_deref();
-            tracing::info!(remote = %self.remote, user, "login failed");
+            if let Some(left_out) = shared.complaints.login_failed.permit(self.remote.ip()) {
+                tracing::info!(remote = %self.remote, user, left_out, "login failed");
+            }
             shared.tell(Told {
                 kind: EventKind::LoginFailed,
                 id: None,
@@ -212,7 +214,9 @@ impl Front {
                 shared.desk().success(admission, &cookie)
             }
             Err(error) => {
-                tracing::warn!(%error, "login refused");
+                if let Some(left_out) = shared.complaints.login_refused.permit() {
+                    tracing::warn!(%error, left_out, "login refused");
+                }
                 Refusal::Unavailable("the server is full").response().close()
             }
         }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
 use mstunnel_proto::auth::{Health, LoginDesk};
@@ -22,6 +22,7 @@ use super::mailbox::Mailbox;
 use super::strays::Strays;
 use crate::admin::{Event, EventKind, ServerState};
 use crate::identity::Verifier;
+use crate::logs::{RateLimit, SourceRateLimit};
 use crate::serve::effective::Effective;
 
 /// Events that a slow reader of `mst-cli server show events` may be behind.
@@ -46,6 +47,7 @@ pub(crate) struct Shared {
     /// Whether there are UDP sockets.
     pub(crate) has_datagrams: bool,
     pub(crate) totals: Totals,
+    pub(crate) complaints: Complaints,
     pub(crate) started: Instant,
     /// Wakes the task that watches over cookies and leases, and the store.
     pub(crate) registry_changed: Notify,
@@ -85,6 +87,7 @@ impl Shared {
             cookie_keys: RwLock::new(parts.cookie_keys),
             has_datagrams: parts.has_datagrams,
             totals: Totals::default(),
+            complaints: Complaints::default(),
             started: Instant::now(),
             registry_changed: Notify::new(),
             desk: Mutex::new(parts.desk),
@@ -241,6 +244,24 @@ impl Totals {
     /// How connections ended, by reason.
     pub(crate) fn closes(&self) -> BTreeMap<String, u64> {
         lock(&self.ended).closes.iter().map(|(&name, &count)| (name.to_owned(), count)).collect()
+    }
+}
+
+/// How often lines that clients can cause are written (R58). The counters and the events leave none out.
+pub(crate) struct Complaints {
+    pub(crate) login_failed: SourceRateLimit,
+    pub(crate) login_refused: RateLimit,
+    pub(crate) no_address: RateLimit,
+}
+
+impl Default for Complaints {
+    fn default() -> Self {
+        Self {
+            // A person who mistypes is slower.
+            login_failed: SourceRateLimit::new(Duration::from_secs(1)),
+            login_refused: RateLimit::once_a_minute(),
+            no_address: RateLimit::once_a_minute(),
+        }
     }
 }
 
