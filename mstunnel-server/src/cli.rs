@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::Settings;
-use crate::identity::password::{PasswdArgs, PasswordFile, passwd_command};
+use crate::identity::password::{PasswdArgs, passwd_command};
 use crate::{logs, serve};
 
 /// A VPN server for OpenConnect, AnyConnect and Microsoft Tunnel clients
@@ -57,10 +57,8 @@ pub fn main() -> ExitCode {
 fn serve_command(args: &ServeArgs) -> anyhow::Result<()> {
     let (settings, warnings) = Settings::load(&args.config).map_err(|error| anyhow::anyhow!("{error}"))?;
     if args.check {
-        if let Some(password) = &settings.auth.password {
-            PasswordFile::open(&password.file)?;
-        }
-        for warning in &warnings {
+        let more = serve::check(&settings).map_err(|problems| anyhow::anyhow!(problems))?;
+        for warning in warnings.iter().chain(&more) {
             say(&format!("warning: {warning}"));
         }
         say(&format!("{}: good", args.config.display()));

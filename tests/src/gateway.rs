@@ -348,6 +348,11 @@ impl Gateway {
         self.files.directory.path()
     }
 
+    /// The path of one of them, as an argument.
+    pub fn file(&self, name: &str) -> String {
+        self.files.path(name).to_string_lossy().into_owned()
+    }
+
     /// What it has logged so far.
     pub fn log(&self) -> String {
         self.process.output()

@@ -192,6 +192,25 @@ fn check_accepts_a_good_configuration_and_names_place_value_and_want_of_a_bad_on
             .expect("it is built")
     };
     check(&gateway).expect_success("serve --check");
+    // What the files that it names say is checked as well.
+    gateway.rewrite(|setup| {
+        setup.key("auth", "methods", "[\"password\", \"bearer\"]").key("auth.bearer", "oidc", "\"oidc.json\"")
+    });
+    for (oidc, parts) in [
+        ("{}", ["oidc.json", "openid_configuration_url"]),
+        (
+            r#"{"openid_configuration_url":"http://issuer.example","required_claims":{"aud":"x"}}"#,
+            ["oidc.json", "http://issuer.example"],
+        ),
+    ] {
+        std::fs::write(gateway.directory().join("oidc.json"), oidc).expect("a file of the test");
+        let refused = check(&gateway);
+        assert_eq!(refused.code, Some(1), "{oidc}: {}", refused.stderr);
+        assert!(parts.iter().all(|part| refused.stderr.contains(part)), "{oidc}: {}", refused.stderr);
+        let refused = gateway.mst_cli(&network, &["config", "validate", &gateway.file("gateway.toml")]);
+        assert_eq!(refused.code, Some(5), "{oidc}: {}", refused.stdout);
+    }
+    gateway.rewrite(|setup| setup.key("auth", "methods", "[\"password\"]"));
     gateway.rewrite(|setup| {
         setup.set("network", json!("10.77.0.0/33")).set("listenPort", json!(70_000)).key(
             "tls",

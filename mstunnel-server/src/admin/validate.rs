@@ -11,6 +11,7 @@ use std::path::Path;
 use mstunnel_proto::config::{Configuration, MAX_FILE_LEN, Parsed, Problems, Site};
 
 use crate::config::{Settings, files};
+use crate::serve;
 
 /// Checks one file: its warnings.
 ///
@@ -19,7 +20,11 @@ use crate::config::{Settings, files};
 pub fn check_file(path: &Path) -> Result<Vec<String>, String> {
     let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
     match extension.to_ascii_lowercase().as_str() {
-        "toml" => Settings::load(path).map(|(_, warnings)| warnings).map_err(|error| error.to_string()),
+        "toml" => {
+            let (settings, mut warnings) = Settings::load(path).map_err(|error| error.to_string())?;
+            warnings.extend(serve::check(&settings)?);
+            Ok(warnings)
+        }
         "json" => check_json(path),
         _ => Err(format!("{}: neither .toml nor .json; want gateway.toml or Graph JSON", path.display())),
     }

@@ -225,6 +225,29 @@ impl Running {
     }
 }
 
+/// Checks what the files that `settings` names say, as a start would, and returns the warnings.
+///
+/// # Errors
+/// Every problem, one a line: what a start would refuse.
+pub fn check(settings: &Settings) -> Result<Vec<String>, String> {
+    let mut warnings = Vec::new();
+    let mut problems = Vec::new();
+    if let Some(password) = &settings.auth.password
+        && let Err(error) = PasswordFile::open(&password.file)
+    {
+        problems.push(error.to_string());
+    }
+    if let Some(bearer) = &settings.auth.bearer {
+        match Oidc::check(&bearer.oidc) {
+            Ok(more) => warnings.extend(more),
+            Err(error) => problems.push(error.to_string()),
+        }
+    }
+    problems.extend(Effective::new(settings).err().map(|error| format!("{error:#}")));
+    problems.extend(pools(settings).err().map(|error| format!("{error:#}")));
+    if problems.is_empty() { Ok(warnings) } else { Err(problems.join("\n")) }
+}
+
 fn bind_all(addresses: &[SocketAddr], workers: usize) -> Result<Vec<Vec<std::net::TcpListener>>> {
     (0..workers)
         .map(|_| {

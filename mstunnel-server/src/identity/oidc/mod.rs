@@ -70,17 +70,30 @@ impl Oidc {
         state_directory: Option<&Path>,
         runtime: &Handle,
     ) -> Result<Self, OidcConfigError> {
+        let (config, fetcher, warnings) = Self::read(file)?;
+        for warning in warnings {
+            warn!("{warning}");
+        }
+        Ok(Self::start(config, fetcher, state_directory, runtime))
+    }
+
+    /// Checks the file as [`Oidc::from_file`] would, fetches nothing, and returns its warnings.
+    ///
+    /// # Errors
+    /// As [`Oidc::from_file`].
+    pub fn check(file: &Path) -> Result<Vec<String>, OidcConfigError> {
+        Self::read(file).map(|(_, _, warnings)| warnings)
+    }
+
+    fn read(file: &Path) -> Result<(OidcConfig, Fetcher, Vec<String>), OidcConfigError> {
         let error = |why: String| OidcConfigError::new(file, "", why);
         let opened = File::open(file).map_err(|why| error(why.to_string()))?;
         let text =
             secret_file::read_bounded(opened, MAX_CONFIG_BYTES).map_err(|why| error(why.to_string()))?;
         let (config, warnings) = OidcConfig::parse(&text, file)?;
-        for warning in warnings {
-            warn!("{warning}");
-        }
         let fetcher = Fetcher::new(config.ca_file.as_deref())
             .map_err(|why| OidcConfigError::new(file, "ca_file", why.to_string()))?;
-        Ok(Self::start(config, fetcher, state_directory, runtime))
+        Ok((config, fetcher, warnings))
     }
 
     fn start(config: OidcConfig, fetcher: Fetcher, state_directory: Option<&Path>, runtime: &Handle) -> Self {
