@@ -1,11 +1,13 @@
 //! One session over several connections: what keeps the cookie alive and what ends it.
 
 use std::net::IpAddr;
+use std::sync::Barrier;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use mstunnel_tests::{
-    Environment, FrameType, Gateway, LONG, Network, Openconnect, Peer, RawClient, SHORT, Setup, Tls, until,
+    Environment, FrameType, Gateway, Heard, LONG, Network, Openconnect, Peer, RawClient, SHORT, Setup, Tls,
+    until,
 };
 
 const PASSWORD: &str = "secret of alice";
@@ -135,6 +137,34 @@ fn a_second_connection_with_the_cookie_takes_the_session_over() {
         assert_eq!(sessions.as_array().map(Vec::len), Some(1), "{sessions}");
         let remote = network.ports(elsewhere).client_v4.to_string();
         assert!(sessions[0]["remote"].to_string().contains(&remote), "{sessions}");
+    }
+}
+
+/// Covers: statement 26, P-010, R7
+#[test]
+fn of_two_connects_at_the_same_moment_one_works_and_the_other_ends() {
+    let Some(network) = Network::new() else { return };
+    let Some(gateway) = Setup::new().start_ours(&network) else { return };
+    let cookie = gateway.raw(&network).cookie("alice", PASSWORD);
+    for round in 0..40 {
+        let start = Barrier::new(2);
+        let open = || {
+            let mut raw = gateway.raw(&network);
+            start.wait();
+            let lease = raw.open_tunnel(&cookie).v4();
+            (raw, lease)
+        };
+        let mut both = std::thread::scope(|scope| {
+            [scope.spawn(open), scope.spawn(open)].map(|opened| opened.join().expect("a tunnel"))
+        });
+        let ended = until("the end of one of them", SHORT, || {
+            both.iter_mut().position(|(raw, _)| {
+                matches!(raw.hear(Duration::from_millis(20)), Heard::Record(_) | Heard::Closed(_))
+            })
+        });
+        let (raw, lease) = &mut both[1 - ended];
+        raw.ping((*lease).into(), Network::CORPORATE_V4.into(), format!("round {round}").as_bytes());
+        assert_eq!(gateway.sessions(&network), 1);
     }
 }
 

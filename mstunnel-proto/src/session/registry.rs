@@ -387,6 +387,18 @@ impl Registry {
         self.find(cookie, now).is_some()
     }
 
+    /// Why this connection has no session any more, although nobody could tell it yet; `None` while it has.
+    ///
+    /// Between its CONNECT and the moment at which others can reach a connection, its session may be
+    /// taken over or ended: the holder asks before it lets the connection carry a packet.
+    pub fn lost_meanwhile(&self, standing: Standing) -> Option<CloseReason> {
+        match self.records.get(&standing.id) {
+            None => Some(CloseReason::AdminDisconnect),
+            Some(record) if record.standing() != Some(standing) => Some(CloseReason::TakenOver),
+            Some(_) => None,
+        }
+    }
+
     fn find(&self, cookie: &CookieHash, now: Instant) -> Option<SessionId> {
         let id = *self.by_cookie.get(cookie)?;
         let record = self.records.get(&id)?;

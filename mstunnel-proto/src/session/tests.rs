@@ -453,6 +453,26 @@ mod registry {
         assert!(registry.is_empty());
     }
 
+    /// Covers: R7, R32
+    #[test]
+    fn a_connection_learns_what_happened_between_its_connect_and_its_first_packet() {
+        let now = origin();
+        let mut registry = registry_with(limits());
+        registry.admit(admit("alice", COOKIE), now).unwrap();
+        let standing = |attachment: &Attachment| Standing {
+            id: attachment.id,
+            generation: attachment.generation,
+            holder: 3,
+        };
+        let first = standing(&registry.attach(connect(COOKIE), now).unwrap());
+        assert_eq!(registry.lost_meanwhile(first), None);
+        let second = standing(&registry.attach(connect(COOKIE), now).unwrap());
+        assert_eq!(registry.lost_meanwhile(first), Some(CloseReason::TakenOver));
+        assert_eq!(registry.lost_meanwhile(second), None);
+        assert_eq!(registry.end(second.id, now), Ended::Live(second));
+        assert_eq!(registry.lost_meanwhile(second), Some(CloseReason::AdminDisconnect));
+    }
+
     /// Covers: statement 71, R40
     #[test]
     fn the_limit_per_user_counts_live_sessions_and_not_the_reconnecting_one() {

@@ -90,7 +90,7 @@ pub(crate) async fn run(
     let tunnel = Tunnel::new(session, Records::new(tcp, tls), leg, &rest, Arc::clone(&live));
     drop(effective);
     audit_open(&context.shared, &attachment, remote);
-    let (reason, counters) = drive(tunnel, number, live, &attachment, &context).await;
+    let (reason, counters) = drive(tunnel, number, live, standing, &attachment, &context).await;
     context.shared.detach(standing, reason, &counters);
     audit_close(&context.shared, &attachment, remote, reason, &counters);
 }
@@ -173,13 +173,23 @@ async fn drive(
     tunnel: Tunnel,
     number: u64,
     live: Arc<Live>,
+    standing: Standing,
     attachment: &Attachment,
     context: &Rc<WorkerContext>,
 ) -> (CloseReason, SessionCounters) {
     let addresses = attachment.leases;
     let tunnel = Rc::new(RefCell::new(tunnel));
-    context.shared.live.enter(&live, addresses.iter());
-    context.tunnels.enter(number, addresses, &tunnel);
+    {
+        // Under one lock: whoever takes the session over or ends it either finds this connection entered,
+        // or has done so before and is found here. Else the older one would take the newer one's packets.
+        let registry = context.shared.registry();
+        if let Some(reason) = registry.lost_meanwhile(standing) {
+            live.close(reason);
+        } else {
+            context.shared.live.enter(&live, addresses.iter());
+            context.tunnels.enter(number, addresses, &tunnel);
+        }
+    }
     if context.shared.stage() == ServerState::Stopping {
         // The stop looked for live connections before this one was entered.
         live.close(CloseReason::ServerShutdown);
