@@ -11,7 +11,7 @@ use mstunnel_proto::dtls::{COOKIE_KEY_LIFETIME, CookieKeys};
 use mstunnel_proto::session::{Record, SessionId};
 
 use super::store::{Clocks, FileStore, Snapshot};
-use crate::worker::Shared;
+use crate::worker::{FRONT_TIMEOUT, Shared};
 
 /// How long changes gather before they are written: a reconnect storm is one write, not thousands.
 const GATHER: Duration = Duration::from_millis(500);
@@ -24,18 +24,17 @@ const REVOCATION_CHECK: Duration = Duration::from_secs(2);
 
 /// Ends the sessions of accounts that were removed or locked in the password file.
 pub(crate) async fn revoke(shared: Arc<Shared>) {
-    let mut seen = None;
+    let mut watch = Watch::default();
     loop {
         tokio::time::sleep(REVOCATION_CHECK).await;
         let verifier = shared.verifier.load_full();
         let Some(accounts) = verifier.password() else {
             continue;
         };
-        let generation = Some((Arc::as_ptr(&verifier) as usize, accounts.generation()));
-        if generation == seen {
+        let generation = (Arc::as_ptr(&verifier) as usize, accounts.generation());
+        if !watch.is_due(generation, Instant::now()) {
             continue;
         }
-        seen = generation;
         let by_password = |record: &&Record| record.method() == AuthMethod::Password;
         let revoked: Vec<SessionId> = shared
             .registry()
@@ -76,6 +75,25 @@ fn entropy() -> Result<[u8; 32]> {
     Ok(bytes)
 }
 
+/// When sessions are compared with the accounts: after a change, and for as long as a login may take.
+///
+/// A password that is being hashed while its account is locked is found right, by the table of before, and
+/// becomes a session after the first look.
+#[derive(Default)]
+struct Watch {
+    seen: Option<(usize, u64)>,
+    until: Option<Instant>,
+}
+
+impl Watch {
+    fn is_due(&mut self, generation: (usize, u64), now: Instant) -> bool {
+        if self.seen.replace(generation) != Some(generation) {
+            self.until = Some(now + FRONT_TIMEOUT + REVOCATION_CHECK);
+        }
+        self.until.is_some_and(|until| now <= until)
+    }
+}
+
 /// Runs until the runtime ends.
 pub(crate) async fn run(shared: Arc<Shared>, store: Option<FileStore>) {
     loop {
@@ -106,4 +124,24 @@ pub(crate) async fn run(shared: Arc<Shared>, store: Option<FileStore>) {
 pub(crate) fn save(shared: &Shared, store: &FileStore) -> io::Result<()> {
     let snapshot = Snapshot::of(&shared.registry(), Clocks::now());
     store.save(&snapshot)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Covers: R32
+    #[test]
+    fn a_login_that_began_before_its_account_was_locked_is_still_looked_at_when_it_ends() {
+        let start = Instant::now();
+        let secs = |n| start + Duration::from_secs(n);
+        let mut watch = Watch::default();
+        assert!(watch.is_due((1, 1), start));
+        assert!(watch.is_due((1, 1), secs(300)), "the longest login has just ended");
+        assert!(!watch.is_due((1, 1), secs(303)));
+        assert!(watch.is_due((1, 2), secs(400)), "the file has changed");
+        assert!(watch.is_due((1, 2), secs(402)));
+        assert!(watch.is_due((2, 1), secs(800)), "a reload has read another file");
+        assert!(!watch.is_due((2, 1), secs(1_200)));
+    }
 }
