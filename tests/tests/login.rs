@@ -68,10 +68,11 @@ fn banners_with_markup_reach_the_client_as_they_are() {
 fn clients_of_tls_1_2_only_and_of_1_3_only_get_a_tunnel() {
     let Some(network) = Network::new() else { return };
     let Some(gateway) = Setup::new().start(&network) else { return };
-    for version in ["1.2", "1.3"] {
+    // The second is without extended_master_secret.
+    for (version, more) in [("1.2", ""), ("1.2", ":%NO_SESSION_HASH"), ("1.3", "")] {
         let client = Openconnect::to(&network, 0, &gateway).argument("--no-dtls").password("alice", PASSWORD);
         // The client's own default begins with NORMAL and has %COMPAT, too.
-        let priority = format!("--gnutls-priority=NORMAL:%COMPAT:-VERS-ALL:+VERS-TLS{version}");
+        let priority = format!("--gnutls-priority=NORMAL:%COMPAT:-VERS-ALL:+VERS-TLS{version}{more}");
         let client = client.argument(priority).connect();
         assert!(client.output().contains(&format!("(TLS{version})")), "{}", client.output());
         network.client(0).ping(Network::CORPORATE_V4.into());
@@ -84,7 +85,7 @@ fn clients_of_tls_1_2_only_and_of_1_3_only_get_a_tunnel() {
     }
 }
 
-/// Covers: P-015, R11
+/// Covers: statement 1, P-015, R11
 #[test]
 fn old_versions_and_old_ciphers_are_refused() {
     let Some(network) = Network::new() else { return };
@@ -97,6 +98,10 @@ fn old_versions_and_old_ciphers_are_refused() {
     };
     let good = attempt("NORMAL:-VERS-ALL:+VERS-TLS1.2");
     assert!(good.stdout.contains("Handshake was completed"), "{}{}", good.stdout, good.stderr);
+    let without_ems = attempt("NORMAL:-VERS-ALL:+VERS-TLS1.2:%NO_SESSION_HASH").stdout;
+    assert!(without_ems.contains("Handshake was completed"), "{without_ems}");
+    assert!(good.stdout.contains("extended master secret"), "{}", good.stdout);
+    assert!(!without_ems.contains("extended master secret"), "{without_ems}");
     for priority in [
         "LEGACY:-VERS-ALL:+VERS-TLS1.0",
         "LEGACY:-VERS-ALL:+VERS-TLS1.1",

@@ -38,7 +38,7 @@ pub(crate) const FRONT_TIMEOUT: Duration = Duration::from_secs(300);
 /// A client that does not take an answer is not waited for.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Bytes read at a time: with rustls' own buffers below the 64 KiB of R54.
+/// Bytes read at a time: every stranger has such a buffer (R54).
 const READ_CHUNK: usize = 4096;
 
 /// Serves one connection to its end.

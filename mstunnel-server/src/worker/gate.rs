@@ -15,7 +15,8 @@ use std::sync::{Arc, Mutex};
 use rustc_hash::FxHashMap;
 use tokio::sync::Notify;
 
-/// Connections without a session, in all. With at most 64 KiB each this is 256 MiB at the worst.
+/// Connections without a session, in all. A stranger costs about 10 KiB, and with the longest head, body
+/// and record some 110 KiB, so that this is 450 MiB when every one of them does its worst.
 pub(crate) const MAX_STRANGERS: usize = 4096;
 
 /// Connections without a session from one source: an office behind one address signs in at a time.
