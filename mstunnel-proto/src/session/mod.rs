@@ -31,8 +31,8 @@ pub use client::{Backoff, ClientConfig, ClientEvent, ClientSession, ClientTimer,
 pub use mtu_probe::{Found, MtuProbe};
 pub use queue::{MAX_QUEUED_AGE, MAX_QUEUED_BYTES, MAX_QUEUED_PACKETS, PacketQueue};
 pub use registry::{
-    Admit, AdmitRefused, Attach, AttachRefused, Attachment, Detached, Ended, MAX_WAITING_PER_USER, Record,
-    Registry, RegistryConfig, Stage, Standing,
+    Admit, AdmitRefused, Attach, AttachRefused, Attachment, Detached, Ended, LOST_SHARE,
+    MAX_WAITING_PER_USER, Record, Registry, RegistryConfig, Stage, Standing,
 };
 pub use server::{
     MAX_OWED_BYTES, MAX_OWED_RESPONSES, STALL_LIMIT, Session, SessionConfig, SessionEvent, SessionParams,

@@ -13,7 +13,8 @@
 //! by its generation: what an older connection reports after a takeover changes nothing.
 //!
 //! Limits: [`RegistryConfig::max_sessions`] records in all; for each user `max_per_user` attached ones,
-//! [`MAX_WAITING_PER_USER`] that wait for a first CONNECT and as many that wait for a reconnect.
+//! [`MAX_WAITING_PER_USER`] that wait for a first CONNECT, and that many, or one in [`LOST_SHARE`] of what
+//! there is, that wait for a reconnect.
 //!
 //! # Source
 //! protocol.md 4.6, 4.7; R4, R6, R7, R10, R31, R40, R50, R51.
@@ -29,10 +30,14 @@ use crate::auth::{AuthMethod, CookieHash};
 use crate::close::{CloseReason, CookieFate};
 use crate::pool::{Lease, OwnerKey, Pool};
 
-/// Cookies of one user that wait for their first CONNECT, and as many lost sessions that wait for their
-/// client: the oldest gives way, so that a script with a valid password can neither fill the table nor
-/// hold the addresses of a whole pool. More devices than this are not one person's.
+/// Cookies of one user that wait for their first CONNECT: the oldest gives way to a new login, so
+/// that a script with a valid password cannot fill the table.
 pub const MAX_WAITING_PER_USER: usize = 16;
+
+/// The share of the addresses, and of the records, that the lost sessions of one user may hold, for a script
+/// that signs in, connects and hangs up: the oldest gives way. At least [`MAX_WAITING_PER_USER`], so that the
+/// devices of a person, and in a large pool those of a shared account, find their sessions again.
+pub const LOST_SHARE: usize = 16;
 
 /// The limits and windows of a [`Registry`].
 #[derive(Clone, Debug)]
@@ -240,10 +245,18 @@ pub struct Registry {
     pool_v6: Option<Pool>,
     records: FxHashMap<SessionId, Record>,
     by_cookie: FxHashMap<CookieHash, SessionId>,
-    by_user: BTreeMap<String, BTreeSet<SessionId>>,
+    by_user: BTreeMap<String, OfUser>,
     expiries: BTreeSet<(Instant, SessionId)>,
     next_id: u64,
     attached: usize,
+}
+
+/// The sessions of one user; those that wait also in the order in which they end.
+#[derive(Debug, Default)]
+struct OfUser {
+    all: BTreeSet<SessionId>,
+    admitted: BTreeSet<(Instant, SessionId)>,
+    detached: BTreeSet<(Instant, SessionId)>,
 }
 
 impl Registry {
@@ -316,7 +329,7 @@ impl Registry {
         let id = SessionId::new(self.next_id);
         self.next_id += 1;
         self.by_cookie.insert(admit.cookie, id);
-        self.by_user.entry(admit.user.clone()).or_default().insert(id);
+        self.by_user.entry(admit.user.clone()).or_default().all.insert(id);
         self.records.insert(
             id,
             Record {
@@ -443,7 +456,7 @@ impl Registry {
                 let user = record.admit.user.clone();
                 self.attached -= 1;
                 self.schedule(id);
-                self.drop_oldest_detached(&user, now);
+                self.drop_oldest_lost(&user, now);
                 Detached::Waits { until }
             }
         }
@@ -460,7 +473,7 @@ impl Registry {
 
     /// The sessions of `user`, the oldest first.
     pub fn sessions_of(&self, user: &str) -> impl Iterator<Item = &Record> + '_ {
-        self.by_user.get(user).into_iter().flatten().filter_map(|id| self.records.get(id))
+        self.by_user.get(user).into_iter().flat_map(|own| &own.all).filter_map(|id| self.records.get(id))
     }
 
     /// Every user that has a session, in order.
@@ -470,7 +483,7 @@ impl Registry {
 
     /// Every session, by user.
     pub fn records(&self) -> impl Iterator<Item = &Record> + '_ {
-        self.by_user.values().flatten().filter_map(|id| self.records.get(id))
+        self.by_user.values().flat_map(|own| &own.all).filter_map(|id| self.records.get(id))
     }
 
     /// One session.
@@ -519,58 +532,64 @@ impl Registry {
     }
 
     fn drop_oldest_waiting(&mut self, user: &str, now: Instant) {
-        let waiting: Vec<SessionId> = self
-            .sessions_of(user)
-            .filter(|record| matches!(record.stage, Stage::Admitted { .. }))
-            .map(Record::id)
-            .collect();
-        if waiting.len() >= MAX_WAITING_PER_USER {
-            self.remove(waiting[0], now);
+        let waiting = self.by_user.get(user).map(|own| &own.admitted);
+        let waiting = waiting.filter(|waiting| waiting.len() >= MAX_WAITING_PER_USER);
+        if let Some(&(_, oldest)) = waiting.and_then(BTreeSet::first) {
+            self.remove(oldest, now);
         }
     }
 
-    fn drop_oldest_detached(&mut self, user: &str, now: Instant) {
-        let detached = |record: &Record| match record.stage {
-            Stage::Detached { until } => Some((until, record.id)),
-            Stage::Admitted { .. } | Stage::Attached { .. } => None,
-        };
-        let lost: BTreeSet<(Instant, SessionId)> = self.sessions_of(user).filter_map(detached).collect();
-        if lost.len() > MAX_WAITING_PER_USER
-            && let Some(&(_, oldest)) = lost.first()
-        {
+    fn drop_oldest_lost(&mut self, user: &str, now: Instant) {
+        let addresses = self.pools().map(|pool| pool.stats().size).min().unwrap_or(0);
+        let places = usize::try_from(addresses).unwrap_or(usize::MAX).min(self.config.max_sessions);
+        let share = places / LOST_SHARE;
+        let lost = self.by_user.get(user).map(|own| &own.detached);
+        let lost = lost.filter(|lost| lost.len() > share.max(MAX_WAITING_PER_USER));
+        if let Some(&(_, oldest)) = lost.and_then(BTreeSet::first) {
             self.remove(oldest, now);
         }
     }
 
     fn schedule(&mut self, id: SessionId) {
+        self.unschedule(id);
         let Some(record) = self.records.get_mut(&id) else {
             return;
         };
-        if let Some(old) = record.expires.take() {
-            self.expiries.remove(&(old, id));
-        }
-        record.expires = match record.stage {
-            Stage::Admitted { until } | Stage::Detached { until } => {
-                Some(record.ends_at.map_or(until, |end| end.min(until)))
-            }
-            Stage::Attached { .. } => None,
+        let own = self.by_user.entry(record.admit.user.clone()).or_default();
+        let (until, waiting) = match record.stage {
+            Stage::Admitted { until } => (until, &mut own.admitted),
+            Stage::Detached { until } => (until, &mut own.detached),
+            Stage::Attached { .. } => return,
         };
-        if let Some(at) = record.expires {
-            self.expiries.insert((at, id));
+        let at = record.ends_at.map_or(until, |end| end.min(until));
+        record.expires = Some(at);
+        waiting.insert((at, id));
+        self.expiries.insert((at, id));
+    }
+
+    fn unschedule(&mut self, id: SessionId) {
+        let Some(record) = self.records.get_mut(&id) else {
+            return;
+        };
+        let Some(at) = record.expires.take() else {
+            return;
+        };
+        self.expiries.remove(&(at, id));
+        if let Some(own) = self.by_user.get_mut(&record.admit.user) {
+            own.admitted.remove(&(at, id));
+            own.detached.remove(&(at, id));
         }
     }
 
     /// Removes a record with everything it holds; the outer `None` means that there was none.
     fn remove(&mut self, id: SessionId, now: Instant) -> Option<Option<Standing>> {
+        self.unschedule(id);
         let mut record = self.records.remove(&id)?;
         let standing = record.standing();
-        if let Some(at) = record.expires {
-            self.expiries.remove(&(at, id));
-        }
         self.by_cookie.remove(&record.admit.cookie);
-        if let Some(ids) = self.by_user.get_mut(&record.admit.user) {
-            ids.remove(&id);
-            if ids.is_empty() {
+        if let Some(own) = self.by_user.get_mut(&record.admit.user) {
+            own.all.remove(&id);
+            if own.all.is_empty() {
                 self.by_user.remove(&record.admit.user);
             }
         }

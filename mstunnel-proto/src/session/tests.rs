@@ -562,23 +562,26 @@ mod registry {
     #[test]
     fn one_user_cannot_hold_the_pool_with_sessions_that_he_loses() {
         let start = origin();
-        let pool = PoolConfig { hold_back: secs(300), reserved: Vec::new(), excluded: Vec::new() };
-        let v4 = Pool::new("10.0.0.0/26".parse().unwrap(), &pool).unwrap();
-        let mut registry = Registry::new(limits(), Some(v4), None);
-        let mut newest = None;
-        for n in 0..100 {
-            let now = start + Duration::from_millis(u64::from(n));
-            registry.admit(admit("mallory", cookie(n)), now).unwrap();
-            let attachment = registry.attach(connect(cookie(n)), now).unwrap();
-            lose(&mut registry, &attachment, CloseReason::StreamClosed, now);
-            newest = Some(n);
+        for (prefix, kept) in [("10.0.0.0/26", MAX_WAITING_PER_USER), ("10.0.0.0/23", 508 / LOST_SHARE)] {
+            let pool = PoolConfig { hold_back: secs(300), reserved: Vec::new(), excluded: Vec::new() };
+            let v4 = Pool::new(prefix.parse().unwrap(), &pool).unwrap();
+            let config = RegistryConfig { max_sessions: 1000, ..limits() };
+            let mut registry = Registry::new(config, Some(v4), None);
+            for n in 0..100 {
+                let now = start + Duration::from_millis(u64::from(n));
+                registry.admit(admit("mallory", cookie(n)), now).unwrap();
+                let attachment = registry.attach(connect(cookie(n)), now).unwrap();
+                lose(&mut registry, &attachment, CloseReason::StreamClosed, now);
+            }
+            assert_eq!(registry.len(), kept);
+            let now = start + secs(1);
+            registry.admit(admit("alice", cookie(200)), now).unwrap();
+            assert!(registry.attach(connect(cookie(200)), now).is_ok(), "others get an address");
+            assert!(registry.attach(connect(cookie(99)), now).is_ok(), "the newest lost session waits");
+            assert_eq!(registry.attach(connect(cookie(0)), now), Err(AttachRefused::UnknownCookie));
+            registry.handle_timeout(start + secs(400));
+            assert_eq!(registry.len(), 2, "only the live ones are left");
         }
-        assert_eq!(registry.len(), MAX_WAITING_PER_USER);
-        registry.admit(admit("alice", cookie(200)), start + secs(1)).unwrap();
-        assert!(registry.attach(connect(cookie(200)), start + secs(1)).is_ok(), "others get an address");
-        let newest = connect(cookie(newest.unwrap()));
-        assert!(registry.attach(newest, start + secs(1)).is_ok(), "the newest lost session waits");
-        assert_eq!(registry.attach(connect(cookie(0)), start + secs(1)), Err(AttachRefused::UnknownCookie));
     }
 
     #[test]
