@@ -4,7 +4,7 @@ use std::io;
 use std::time::Duration;
 
 use mstunnel_proto::http::{HttpError, Reply, ResponseReader};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 
 use super::outer::{Outer, OuterConnection, OuterError};
@@ -68,18 +68,19 @@ impl<'o> Exchange<'o> {
     /// Sends `request` and reads the response.
     pub(crate) async fn run(&mut self, request: &[u8]) -> Result<Reply, ExchangeError> {
         let server = self.outer.url().to_string();
-        let silent = ExchangeError::Silent { server: server.clone() };
-        // A connection that was kept may have been closed by the server meanwhile: one more try.
-        if let Some(mut kept) = self.open.take()
-            && let Ok(Ok(reply)) = timeout(LIMIT, converse(&mut kept, request)).await
-        {
-            return self.keep(kept, reply, server);
+        if let Some(mut kept) = self.open.take() {
+            match timeout(LIMIT, converse(&mut kept, request)).await {
+                Ok(Ok(reply)) => return self.keep(kept, reply, server),
+                // A connection that was kept may have been closed by the server meanwhile: one more try.
+                Ok(Err(_)) => {}
+                Err(_) => return Err(ExchangeError::Silent { server }),
+            }
         }
         let mut fresh = self.outer.connect().await?;
         match timeout(LIMIT, converse(&mut fresh, request)).await {
             Ok(Ok(reply)) => self.keep(fresh, reply, server),
             Ok(Err(source)) => Err(ExchangeError::Io { server, source }),
-            Err(_) => Err(silent),
+            Err(_) => Err(ExchangeError::Silent { server }),
         }
     }
 
@@ -107,13 +108,12 @@ impl<'o> Exchange<'o> {
 
 /// The inner error is what the server did wrong; the outer one what the network did.
 async fn converse(connection: &mut OuterConnection, request: &[u8]) -> io::Result<Result<Reply, HttpError>> {
-    let stream = &mut connection.stream;
-    stream.write_all(request).await?;
-    stream.flush().await?;
+    connection.stream.write_all(request).await?;
+    connection.stream.flush().await?;
     let mut reader = ResponseReader::new();
     let mut buffer = vec![0; 16 * 1024];
     loop {
-        let len = match stream.read(&mut buffer).await {
+        let len = match connection.read(&mut buffer).await {
             Ok(len) => len,
             // Without close_notify; the reader knows whether the response was whole.
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => 0,

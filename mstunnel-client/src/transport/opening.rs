@@ -9,7 +9,7 @@ use mstunnel_proto::auth::signin::USER_AGENT;
 use mstunnel_proto::connect::{AnswerError, AnswerReader, ConnectRequest, RekeyMethod};
 use mstunnel_proto::mtu::{DEFAULT_LINK, wanted_mtu};
 use mstunnel_proto::session::{ClientConfig, ClientSession, Leases};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 use zeroize::Zeroizing;
 
@@ -121,7 +121,7 @@ async fn read_answer(connection: &mut OuterConnection) -> Result<Answered, Openi
     let mut reader = AnswerReader::new();
     let mut buffer = vec![0; 16 * 1024];
     loop {
-        let len = connection.stream.read(&mut buffer).await?;
+        let len = connection.read(&mut buffer).await?;
         if len == 0 {
             return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
         }

@@ -3,12 +3,13 @@
 //! # Source
 //! RFC 8305 (Happy Eyeballs), reduced: addresses in the resolver's order, each with a head start.
 
-use std::io;
+use std::io::{self, Read};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::{ClientConfig, ClientConnection};
+use tokio::io::AsyncReadExt;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -176,6 +177,21 @@ async fn connect(address: SocketAddr, mark: Option<u32>) -> io::Result<TcpStream
 }
 
 impl OuterConnection {
+    /// Reads what there is; 0 at the end.
+    ///
+    /// An error behind bytes that came with it waits for the next read: ocserv sends a fatal alert right after
+    /// the answer that says why it hangs up.
+    pub(super) async fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let error = match self.stream.read(buffer).await {
+            Err(error) => error,
+            read => return read,
+        };
+        match self.stream.get_mut().1.reader().read(buffer) {
+            Ok(len) if len > 0 => Ok(len),
+            Ok(_) | Err(_) => Err(error),
+        }
+    }
+
     /// The parts, for the loop that moves frames.
     pub(crate) fn into_parts(self) -> (TcpStream, ClientConnection) {
         self.stream.into_inner()

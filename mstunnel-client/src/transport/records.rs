@@ -15,6 +15,8 @@ use tokio::net::TcpStream;
 pub(super) struct Records {
     tls: ClientConnection,
     tcp: TcpStream,
+    /// What ended TLS, told behind the plaintext that came before it.
+    broken: Option<rustls::Error>,
 }
 
 /// What a read brought.
@@ -32,7 +34,7 @@ impl Records {
     pub(super) fn new(tcp: TcpStream, mut tls: ClientConnection) -> Self {
         // With a limit, a write could be cut and a frame split over two records.
         tls.set_buffer_limit(None);
-        Self { tls, tcp }
+        Self { tls, tcp, broken: None }
     }
 
     /// Seals `frame` into one record; nothing is sent before [`Records::flush`].
@@ -63,11 +65,12 @@ impl Records {
                 Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Ok(Received::End),
                 Err(error) => return Err(error),
             }
+            if let Some(error) = self.broken.take() {
+                return Err(io::Error::new(ErrorKind::InvalidData, error));
+            }
             match self.tls.read_tls(&mut Socket(&self.tcp)) {
-                Ok(_) => {
-                    let opened = self.tls.process_new_packets();
-                    opened.map_err(|error| io::Error::new(ErrorKind::InvalidData, error))?;
-                }
+                // A frame that says why may stand right before a fatal alert.
+                Ok(_) => self.broken = self.tls.process_new_packets().err(),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(Received::Nothing),
                 Err(error) => return Err(error),
             }
