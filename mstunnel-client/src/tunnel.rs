@@ -17,6 +17,7 @@ use mstunnel_proto::auth::signin::SignedIn;
 use mstunnel_proto::session::{Backoff, Leases};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep, timeout_at};
 use zeroize::Zeroizing;
 
 use crate::packets::{PacketReceiver, PacketSender, Packets};
@@ -86,6 +87,18 @@ pub enum OpenError {
     Opening(#[from] OpeningError),
 }
 
+impl OpenError {
+    /// Whether the same may work later: the network, or a server that is busy.
+    fn is_passing(&self) -> bool {
+        match self {
+            Self::Outer(_) => true,
+            Self::SignIn(SignInFailure::Exchange(error)) => error.is_passing(),
+            Self::Opening(error) => error.is_passing(),
+            Self::Options(_) | Self::CookieFile(_) | Self::SignIn(_) => false,
+        }
+    }
+}
+
 /// Where a tunnel stands.
 #[derive(Clone, Debug)]
 pub enum TunnelState {
@@ -148,6 +161,7 @@ impl Tunnel {
         let mut keeper = Keeper {
             hostname: options.hostname.take(),
             cookie: Zeroizing::new(String::new()),
+            has_certificate: options.tls.certificate.is_some(),
             leases: Leases::default(),
             reconnect_limit: options.reconnect_limit,
             cookie_file: options.cookie_file.take(),
@@ -161,7 +175,7 @@ impl Tunnel {
                 let connection = outer.connect().await?;
                 match keeper.open_on(connection).await {
                     // The cookie is from before, and its session is over: sign in as if there were none.
-                    Err(error) if error.is_final() && keeper.credentials.can_sign_in() => None,
+                    Err(error) if error.is_final() && keeper.can_sign_in() => None,
                     other => Some(other?),
                 }
             }
@@ -268,6 +282,8 @@ struct Keeper {
     credentials: Credentials,
     cookie: Zeroizing<String>,
     cookie_file: Option<CookieFile>,
+    /// A client certificate, which needs nobody at a terminal either.
+    has_certificate: bool,
     leases: Leases,
     hostname: Option<String>,
     reconnect_limit: Duration,
@@ -299,6 +315,16 @@ impl Keeper {
         let opened = open(connection, opening).await?;
         self.leases = opened.params.leases();
         Ok(opened)
+    }
+
+    /// Whether there is anything to sign in with, or somebody to ask.
+    fn can_sign_in(&self) -> bool {
+        self.needs_nobody() || self.credentials.prompt.is_some()
+    }
+
+    /// Whether a sign-in needs nobody at a terminal.
+    fn needs_nobody(&self) -> bool {
+        self.has_certificate || self.credentials.are_complete()
     }
 
     fn keep_cookie(&self) -> Result<(), CookieFileError> {
@@ -361,6 +387,7 @@ impl Keeper {
         leave: &mut mpsc::Receiver<String>,
         told: &Told,
     ) -> Result<Opened, EndReason> {
+        let deadline = Instant::now() + self.reconnect_limit;
         let mut backoff = Backoff::eager(self.reconnect_limit);
         for attempt in 1.. {
             told.state.send_replace(TunnelState::Reconnecting { attempt, why: why.clone() });
@@ -368,10 +395,13 @@ impl Keeper {
                 return Err(EndReason::Unreachable(why));
             };
             let tried = tokio::select! {
-                tried = async {
-                    tokio::time::sleep(wait).await;
+                tried = timeout_at(deadline, async {
+                    sleep(wait).await;
                     self.try_again(attempt).await
-                } => tried,
+                }) => match tried {
+                    Ok(tried) => tried,
+                    Err(_) => return Err(EndReason::Unreachable(why)),
+                },
                 // Nobody is there to be told; the session ends by itself.
                 _ = leave.recv() => return Err(EndReason::Left),
             };
@@ -394,13 +424,13 @@ impl Keeper {
         }
         let connection = match self.outer.connect().await {
             Ok(connection) => connection,
-            Err(error) if error.is_passing() => return Err(Again::Later(error.to_string())),
-            Err(error) => return Err(Again::Never(EndReason::Fault(error.to_string()))),
+            // A stranger in the server's place too: a hotel's sign-in page goes away when its guest has signed in.
+            Err(error) => return Err(Again::Later(error.to_string())),
         };
         match self.open_on(connection).await {
             Ok(opened) => Ok(opened),
             Err(error) if error.is_passing() => Err(Again::Later(error.to_string())),
-            Err(error) if error.is_final() && self.credentials.are_complete() => {
+            Err(error) if error.is_final() && self.needs_nobody() => {
                 tracing::info!("the session is over; signing in again");
                 match self.sign_in_and_open().await {
                     Ok((_, opened)) => {
@@ -409,6 +439,7 @@ impl Keeper {
                         }
                         Ok(opened)
                     }
+                    Err(error) if error.is_passing() => Err(Again::Later(error.to_string())),
                     Err(error) => Err(Again::Never(EndReason::SessionOver(error.to_string()))),
                 }
             }

@@ -52,8 +52,7 @@ impl ExchangeError {
     /// Whether trying again may help.
     pub fn is_passing(&self) -> bool {
         match self {
-            Self::Outer(error) => error.is_passing(),
-            Self::Io { .. } | Self::Silent { .. } => true,
+            Self::Outer(_) | Self::Io { .. } | Self::Silent { .. } => true,
             Self::Http { .. } => false,
         }
     }

@@ -65,11 +65,11 @@ impl OpeningError {
         }
     }
 
-    /// Whether trying again with the same cookie may help.
+    /// Whether trying again with the same cookie may help: after any refusal but 401 (protocol.md 3.2).
     pub fn is_passing(&self) -> bool {
         match self {
             Self::Io(_) | Self::Silent => true,
-            Self::Answer(AnswerError::Refused { status, .. }) => *status == 503,
+            Self::Answer(error @ AnswerError::Refused { .. }) => !error.is_final(),
             Self::Answer(_) | Self::Params(_) => false,
         }
     }

@@ -79,16 +79,6 @@ pub enum OuterError {
     },
 }
 
-impl OuterError {
-    /// Whether trying again may help.
-    pub fn is_passing(&self) -> bool {
-        match self {
-            Self::Name { .. } | Self::Tcp { .. } | Self::Silent { .. } => true,
-            Self::Tls { .. } => false,
-        }
-    }
-}
-
 impl Outer {
     /// Connections to `url`; with `mark`, their sockets carry it (SO_MARK), so that routing can tell them apart.
     pub(crate) fn new(url: ServerUrl, tls: Arc<ClientConfig>, mark: Option<u32>) -> Self {
