@@ -53,12 +53,7 @@ impl Credentials {
         Answers { credentials: self, password_given: false }
     }
 
-    /// Whether there is anything to sign in with, or somebody to ask.
-    pub(crate) fn can_sign_in(&self) -> bool {
-        self.are_complete() || self.prompt.is_some()
-    }
-
-    /// Whether a sign-in needs nobody at a terminal.
+    /// Whether they do without anybody at a terminal.
     pub(crate) fn are_complete(&self) -> bool {
         self.token.is_some() || self.password.is_some()
     }
@@ -92,8 +87,8 @@ impl Answers<'_> {
                 return Ok(password.clone());
             }
             if self.credentials.prompt.is_none() {
-                let said = form.error.clone().or_else(|| form.message.clone()).unwrap_or_default();
-                return Err(SignInError::Refused { said }.into());
+                let said = form.error.as_deref().or(form.message.as_deref()).unwrap_or_default();
+                return Err(SignInError::refused(said).into());
             }
         }
         match &self.credentials.prompt {

@@ -92,7 +92,7 @@ pub enum SignInError {
     /// The server says no.
     #[error("the server refused the credentials: {said}")]
     Refused {
-        /// In its words.
+        /// In its words, on one line: nothing of it can pass for a message of ours.
         said: String,
     },
     /// The server wants a token.
@@ -132,6 +132,13 @@ pub enum SignInError {
     /// Success without a cookie.
     #[error("the server says success and gives no usable session cookie")]
     NoCookie,
+}
+
+impl SignInError {
+    /// A refusal in the server's words.
+    pub fn refused(said: &str) -> Self {
+        Self::Refused { said: said.split_whitespace().collect::<Vec<_>>().join(" ") }
+    }
 }
 
 /// One sign-in.
@@ -215,7 +222,7 @@ impl SignIn {
                     .any(|field| field.get(..6).is_some_and(|start| start.eq_ignore_ascii_case("bearer")));
                 match &self.config.token {
                     None if bearer => Err(SignInError::TokenWanted),
-                    _ => Err(SignInError::Refused { said: clean(&reply.reason) }),
+                    _ => Err(SignInError::refused(&clean(&reply.reason))),
                 }
             }
             status => Err(SignInError::Status { status, reason: clean(&reply.reason) }),
@@ -238,8 +245,8 @@ impl SignIn {
         self.opaque = page.opaque;
         let Some(mut form) = page.form.filter(|form| !form.inputs.is_empty() || !form.groups.is_empty())
         else {
-            let said = page.error.or(page.message).unwrap_or_else(|| "no reason given".to_owned());
-            return Err(SignInError::Refused { said });
+            let said = page.error.or(page.message);
+            return Err(SignInError::refused(said.as_deref().unwrap_or("no reason given")));
         };
         form.message = page.message.or(page.banner);
         form.error = page.error;
@@ -324,10 +331,8 @@ impl SignIn {
     }
 
     fn init(&self) -> Zeroizing<String> {
+        // No group yet: it is chosen from those that the form offers, and ocserv hangs up on one that it lacks.
         let mut body = self.head("init");
-        if let Some(group) = &self.config.group {
-            push(&mut body, format_args!("<group-select>{}</group-select>", Escaped(group)));
-        }
         let (host, path) = (&self.config.host, &self.path);
         push(
             &mut body,

@@ -100,7 +100,7 @@ fn a_token_opens_our_own_desk_in_one_step_and_none_is_told_what_is_missing() {
 fn requests_are_padded_and_escaped() {
     let mut sign_in = begin(Some("a<b"), None);
     let first = sent(&mut sign_in);
-    assert!(first.contains("<group-select>a&lt;b</group-select>"), "{first}");
+    assert!(!first.contains("<group-select>"), "{first}");
     let body = first.split("\r\n\r\n").nth(1).unwrap();
     let pad = first.lines().find_map(|line| line.strip_prefix("X-Pad: ")).unwrap();
     assert_eq!((body.len() + pad.len()) % PAD, 0);
