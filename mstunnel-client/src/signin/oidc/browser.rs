@@ -1,7 +1,9 @@
 //! The browser flow: the issuer sends the browser back to a port of this machine with a code, which is of
 //! use only together with a secret that never left this process (PKCE).
 
+use std::ffi::{OsStr, OsString};
 use std::net::Ipv4Addr;
+use std::os::unix::ffi::OsStrExt;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -10,6 +12,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::process::Command;
 use zeroize::Zeroizing;
 
 use super::endpoint::{Endpoint, Json, printable};
@@ -78,12 +81,25 @@ fn random() -> Result<Zeroizing<String>, OidcError> {
 
 /// Tries to open a browser; the line that was shown is the other way.
 fn open_browser(url: &str) {
-    let _ = std::process::Command::new("xdg-open")
+    // Reaped by the runtime, whenever it ends.
+    let _ = Command::new(browser(std::env::var_os("BROWSER")))
         .arg(url)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn();
+}
+
+/// The program that shows a page: the first that `BROWSER` names, else the desktop's choice. No shell reads
+/// it, and what is more than the name of a program (`%s`, options) is for `xdg-open`, which knows them.
+fn browser(named: Option<OsString>) -> OsString {
+    let first = named.as_deref().map(|named| named.as_bytes().split(|&byte| byte == b':').next());
+    match first.flatten() {
+        Some(name) if !name.is_empty() && !name.contains(&b' ') && !name.contains(&b'%') => {
+            OsStr::from_bytes(name).to_owned()
+        }
+        _ => "xdg-open".into(),
+    }
 }
 
 /// Answers browsers until one brings the code with our state.
@@ -145,6 +161,18 @@ fn read_callback(target: &str, state: &str) -> Option<Result<Zeroizing<String>, 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_browser_is_the_one_that_is_named_if_it_is_a_program() {
+        let named = |text: &str| browser(Some(text.into()));
+        assert_eq!(named("/usr/bin/firefox"), "/usr/bin/firefox");
+        assert_eq!(named("w3m:lynx"), "w3m");
+        for other in
+            [browser(None), named(""), named("firefox %s"), named("firefox --new-window"), named(":x")]
+        {
+            assert_eq!(other, "xdg-open");
+        }
+    }
 
     #[test]
     fn only_a_callback_with_our_state_counts() {
