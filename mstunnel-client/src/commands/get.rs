@@ -54,7 +54,10 @@ impl Args {
         let bar = progress(page.len, self.output.is_some());
         let output = self.output.clone();
         let writer = tokio::task::spawn_blocking(move || write(output.as_deref(), receiver, &bar));
-        let received = receive(&mut page, sender).await;
+        let received = tokio::select! {
+            received = receive(&mut page, sender) => received,
+            reason = online.ended() => Err(anyhow::anyhow!("the tunnel ended: {reason}")),
+        };
         // The writer's error says more: it is why the channel closed.
         writer.await.context("the writer failed")??;
         received
@@ -80,6 +83,10 @@ fn write(path: Option<&Path>, mut chunks: mpsc::Receiver<Bytes>, bar: &ProgressB
     };
     while let Some(chunk) = chunks.blocking_recv() {
         out.write_all(&chunk).context("cannot write the page")?;
+        if chunks.is_empty() {
+            // Whoever watches a slow page sees what is there.
+            out.flush().context("cannot write the page")?;
+        }
         bar.inc(chunk.len() as u64);
     }
     out.flush().context("cannot write the page")?;
