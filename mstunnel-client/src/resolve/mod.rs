@@ -62,8 +62,8 @@ pub enum ResolveError {
         /// The name.
         name: String,
     },
-    /// No server answered.
-    #[error("no name server answered for {name}")]
+    /// No server answered, or those that did could not or would not say.
+    #[error("no name server has an answer for {name}")]
     NoAnswer {
         /// The name.
         name: String,
@@ -135,7 +135,8 @@ impl Resolver {
                 Answer::Addresses(addresses) if !addresses.is_empty() => return Ok(addresses),
                 Answer::Alias(next) => asked = next,
                 Answer::NoSuchName => return Err(ResolveError::NoSuchName { name: name.to_owned() }),
-                Answer::Addresses(_) | Answer::Truncated | Answer::Failed => break,
+                Answer::Failed => return Err(ResolveError::NoAnswer { name: name.to_owned() }),
+                Answer::Addresses(_) | Answer::Truncated => break,
             }
         }
         Err(ResolveError::NoAddress { name: name.to_owned() })
