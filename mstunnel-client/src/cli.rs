@@ -42,9 +42,20 @@ pub(crate) fn main() -> ExitCode {
     };
     done.unwrap_or_else(|error| {
         // A closed stderr is the caller's choice.
-        let _ = writeln!(io::stderr(), "mstunnel-client: {error:#}");
+        let _ = writeln!(io::stderr(), "mstunnel-client: {}", message(&error));
         ExitCode::FAILURE
     })
+}
+
+/// An error with what caused it, as far as it does not say so itself.
+fn message(error: &anyhow::Error) -> String {
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
 }
 
 /// Lines of this program only: other crates' debug lines are not made for users.
@@ -83,6 +94,13 @@ mod tests {
                 assert!(!help.ends_with('.'), "{name}: {help:?}");
             }
         }
+    }
+
+    #[test]
+    fn a_message_says_each_cause_once() {
+        let cause = std::io::Error::other("alert");
+        let error = anyhow::Error::new(cause).context("broke: alert").context("cannot get a token");
+        assert_eq!(message(&error), "cannot get a token: broke: alert");
     }
 
     /// Covers: R70

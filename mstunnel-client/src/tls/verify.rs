@@ -86,12 +86,14 @@ impl ServerCertVerifier for Verifier {
 }
 
 /// What a TLS error means to a person, and what to do.
+#[expect(clippy::wildcard_enum_match_arm, reason = "rustls names every other reason well enough")]
 pub fn why(error: &Error) -> String {
     let Error::InvalidCertificate(problem) = error else {
         return error.to_string();
     };
     match problem {
-        CertificateError::UnknownIssuer => {
+        // An authority of the same name with another key is another authority.
+        CertificateError::UnknownIssuer | CertificateError::BadSignature => {
             "the server's certificate is signed by nobody that is trusted here; name its \
              authority with --ca, or its key with --pin"
                 .to_owned()
