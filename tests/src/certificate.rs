@@ -8,10 +8,15 @@ use std::path::Path;
 use aws_lc_rs::digest;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, KeyPair, PublicKeyData};
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair, PublicKeyData,
+};
 use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
+
+/// The subject attribute that holds a user's name (RFC 4519 section 2.39); ocserv's default.
+const UID: [u64; 7] = [0, 9, 2342, 19_200_300, 100, 1, 1];
 
 /// A leaf for some IP addresses with its key, signed by an authority of its own.
 #[derive(Clone, Debug)]
@@ -25,6 +30,39 @@ pub struct Certificate {
 impl Certificate {
     /// Makes an ECDSA P-256 certificate whose subject alternative names are `addresses`.
     pub fn for_addresses(addresses: &[IpAddr]) -> Self {
+        let names: Vec<String> = addresses.iter().map(IpAddr::to_string).collect();
+        Self::of(CertificateParams::new(names).expect("addresses are valid names"), "mstunnel test server")
+    }
+
+    /// The same for host names.
+    pub fn for_names(names: &[&str]) -> Self {
+        let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
+        Self::of(CertificateParams::new(names).expect("valid names"), "mstunnel test server")
+    }
+
+    /// The same for `addresses`, with a validity that ended in 2001.
+    pub fn expired(addresses: &[IpAddr]) -> Self {
+        let names: Vec<String> = addresses.iter().map(IpAddr::to_string).collect();
+        let mut leaf = CertificateParams::new(names).expect("addresses are valid names");
+        (leaf.not_before, leaf.not_after) =
+            (rcgen::date_time_ymd(2000, 1, 1), rcgen::date_time_ymd(2001, 1, 1));
+        Self::of(leaf, "mstunnel test server")
+    }
+
+    /// A certificate that names `common_name` in its subject and nothing else.
+    pub fn without_names(common_name: &str) -> Self {
+        Self::of(CertificateParams::new(Vec::new()).expect("no names"), common_name)
+    }
+
+    /// A client's certificate for `user`, who is its common name and its UID.
+    pub fn for_user(user: &str) -> Self {
+        let mut leaf = CertificateParams::new(Vec::new()).expect("no names");
+        leaf.extended_key_usages.push(ExtendedKeyUsagePurpose::ClientAuth);
+        leaf.distinguished_name.push(DnType::CustomDnType(UID.to_vec()), user);
+        Self::of(leaf, user)
+    }
+
+    fn of(mut leaf: CertificateParams, common_name: &str) -> Self {
         let authority_key = KeyPair::generate().expect("a key");
         let mut authority = CertificateParams::new(Vec::new()).expect("no names");
         authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -33,9 +71,7 @@ impl Certificate {
         let issuer = rcgen::Issuer::new(authority, authority_key);
 
         let key = KeyPair::generate().expect("a key");
-        let names: Vec<String> = addresses.iter().map(IpAddr::to_string).collect();
-        let mut leaf = CertificateParams::new(names).expect("addresses are valid names");
-        leaf.distinguished_name.push(DnType::CommonName, "mstunnel test server");
+        leaf.distinguished_name.push(DnType::CommonName, common_name);
         let leaf = leaf.signed_by(&key, &issuer).expect("a signed leaf");
         let spki = digest::digest(&digest::SHA256, &key.subject_public_key_info());
         Self {

@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use aws_lc_rs::digest;
+
 use crate::netns::Netns;
 use crate::network::Network;
 use crate::process::{Process, Stream};
@@ -135,7 +137,57 @@ impl Drop for Service {
     }
 }
 
-/// `/` says who asked; `/bytes/N` is N bytes long; `/slow/N` sends one byte every 100 ms, N times.
+/// Bytes that say where they stand, without end: blocks of 64 KiB, each with its number in front.
+struct Blocks {
+    block: Vec<u8>,
+    number: u64,
+}
+
+impl Blocks {
+    const LEN: usize = 64 * 1024;
+
+    fn new(seed: u64) -> Self {
+        let mut state = seed + 1;
+        let mut byte = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            state.to_be_bytes()[0]
+        };
+        Self { block: (0..Self::LEN).map(|_| byte()).collect(), number: 0 }
+    }
+
+    /// The next block, or the first part of it that `left` has room for.
+    fn next(&mut self, left: u64) -> &[u8] {
+        self.block[..8].copy_from_slice(&self.number.to_be_bytes());
+        self.number += 1;
+        &self.block[..usize::try_from(left).unwrap_or(usize::MAX).min(Self::LEN)]
+    }
+}
+
+/// The SHA-256 of the page `/stream/LEN/SEED`.
+pub fn stream_digest(len: u64, seed: u64) -> Vec<u8> {
+    let (mut blocks, mut left) = (Blocks::new(seed), len);
+    let mut context = digest::Context::new(&digest::SHA256);
+    while left > 0 {
+        let block = blocks.next(left);
+        context.update(block);
+        left -= block.len() as u64;
+    }
+    context.finish().as_ref().to_vec()
+}
+
+fn serve_stream(stream: &mut TcpStream, len: u64, seed: u64) {
+    let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {len}\r\nConnection: close\r\n\r\n");
+    let (mut blocks, mut left) = (Blocks::new(seed), len);
+    let mut written = stream.write_all(head.as_bytes());
+    while written.is_ok() && left > 0 {
+        let block = blocks.next(left);
+        written = stream.write_all(block);
+        left -= block.len() as u64;
+    }
+}
+
+/// `/` says who asked; `/bytes/N` is N bytes long; `/stream/LEN/SEED` is LEN bytes that no other place and
+/// no other seed has (see [`stream_digest`]); `/slow/N` sends one byte every 100 ms, N times; `/missing` is not there.
 fn serve_page(mut stream: TcpStream) {
     let Ok(peer) = stream.peer_addr() else { return };
     let mut line = String::new();
@@ -150,6 +202,17 @@ fn serve_page(mut stream: TcpStream) {
     }
     let path = line.split(' ').nth(1).unwrap_or("/");
     let number = |prefix: &str| path.strip_prefix(prefix).and_then(|n| n.parse::<usize>().ok());
+    let whole = path.strip_prefix("/stream/").and_then(|rest| rest.split_once('/'));
+    if let Some((Ok(len), Ok(seed))) = whole.map(|(len, seed)| (len.parse(), seed.parse())) {
+        drop(reader);
+        serve_stream(&mut stream, len, seed);
+        return;
+    }
+    if path == "/missing" {
+        drop(reader);
+        stream.write_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").ok();
+        return;
+    }
     let (body, slow) = match (number("/bytes/"), number("/slow/")) {
         (Some(n), _) => (vec![b'.'; n.min(MAX_PAGE_BYTES)], false),
         (_, Some(n)) => (vec![b'.'; n.min(MAX_PAGE_BYTES)], true),

@@ -58,6 +58,8 @@ pub struct Setup {
     pub(crate) groups: Vec<String>,
     oidc: Option<Value>,
     authorities: String,
+    /// Lines of `ocserv.conf` that stand instead of ours with the same names.
+    pub(crate) ocserv: Vec<(String, String)>,
 }
 
 impl Default for Setup {
@@ -96,6 +98,7 @@ impl Setup {
             groups: Vec::new(),
             oidc: None,
             authorities: String::new(),
+            ocserv: Vec::new(),
         };
         for (section, key, value) in [
             ("", "configuration", "\"configuration.json\""),
@@ -154,6 +157,13 @@ impl Setup {
     #[must_use]
     pub fn key(mut self, section: &str, key: &str, value: &str) -> Self {
         self.sections.entry(section.to_owned()).or_default().insert(key.to_owned(), value.to_owned());
+        self
+    }
+
+    /// Sets a line of `ocserv.conf`, which our server knows nothing of.
+    #[must_use]
+    pub fn ocserv(mut self, name: &str, value: &str) -> Self {
+        self.ocserv.push((name.to_owned(), value.to_owned()));
         self
     }
 
@@ -404,8 +414,17 @@ impl Gateway {
     /// Starts it again with the same files after it has ended.
     pub fn start_again(&mut self, network: &Network) {
         assert!(self.process.has_ended().is_some(), "the server still runs");
+        if self.peer == Peer::Ocserv {
+            self.process = ocserv::spawn(&self.files, network).expect("it was there at the first start");
+            return;
+        }
         let server = program("mstunnel-server").expect("it was there at the first start");
         self.process = self.setup.spawn(&server, &self.files, network);
+    }
+
+    /// Ends it with its helpers, as a crash does.
+    pub fn kill(&mut self) -> ExitStatus {
+        self.process.kill_group(SHORT)
     }
 
     /// Says whether it still runs.
@@ -430,6 +449,19 @@ impl Gateway {
         let mut command = network.server().command(&program.to_string_lossy());
         command.arg("--socket").arg(self.files.path("control.sock")).arg("--json").args(arguments);
         process::run("mst-cli", command, b"", SHORT)
+    }
+
+    /// Ends every session of `user` by the tool of the server.
+    pub fn disconnect(&self, network: &Network, user: &str) {
+        if self.peer == Peer::Mstunnel {
+            let arguments = ["server", "disconnect", "user", user];
+            self.mst_cli(network, &arguments).expect_success("mst-cli server disconnect");
+            return;
+        }
+        let socket = self.files.path("occtl-socket");
+        let socket = socket.to_string_lossy();
+        let arguments = ["--socket-file", &socket, "disconnect", "user", user];
+        network.server().run("occtl", &arguments);
     }
 
     /// What `mst-cli server show WHAT` says.

@@ -1,6 +1,9 @@
 //! An OpenID issuer: HTTPS, discovery, a key set that rotates, and tokens good and bad.
+//!
+//! Its people sign in without a question (`/authorize` redirects at once) or when the test says so
+//! ([`Issuer::approve`]); `grants` checks what a client has to prove.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,11 +21,16 @@ use serde_json::{Value, json};
 
 use crate::certificate::Certificate;
 use crate::corporate::Service;
+use crate::grants::{Grants, Outcome};
+use crate::netns::Netns;
 use crate::network::Network;
 
 const PORT: u16 = 8443;
 
-/// An issuer at `https://10.20.0.2:8443`, on the corporate host; ends when dropped.
+/// The largest form that is read.
+const MAX_FORM_BYTES: usize = 16 * 1024;
+
+/// An issuer at `https://10.20.0.2:8443`, on the corporate host, or beside the server; ends when dropped.
 #[derive(Debug)]
 pub struct Issuer {
     state: Arc<State>,
@@ -35,6 +43,7 @@ struct State {
     url: String,
     key: Mutex<SigningKey>,
     key_set_fetches: AtomicUsize,
+    grants: Mutex<Grants>,
 }
 
 struct SigningKey {
@@ -69,13 +78,22 @@ impl Issuer {
 
     /// Starts the issuer on the corporate host.
     pub fn start(network: &Network) -> Self {
-        let address = IpAddr::from(Network::CORPORATE_V4);
+        Self::start_at(network.corporate().netns(), Network::CORPORATE_V4.into())
+    }
+
+    /// Starts the issuer where client 0 reaches it without a tunnel: at the server's address.
+    pub fn start_outside(network: &Network) -> Self {
+        Self::start_at(network.server(), network.ports(0).server_v4.into())
+    }
+
+    fn start_at(netns: &Netns, address: IpAddr) -> Self {
         let certificate = Certificate::for_addresses(&[address]);
-        let listener = network.corporate().netns().with(|| TcpListener::bind(SocketAddr::new(address, PORT)));
+        let listener = netns.with(|| TcpListener::bind(SocketAddr::new(address, PORT)));
         let state = Arc::new(State {
             url: format!("https://{address}:{PORT}"),
             key: Mutex::new(SigningKey::generate("key-1".to_owned())),
             key_set_fetches: AtomicUsize::new(0),
+            grants: Mutex::default(),
         });
         let tls = server_config(&certificate);
         let shared = Arc::clone(&state);
@@ -92,6 +110,35 @@ impl Issuer {
             "required_claims": { "aud": Self::AUDIENCE, "iss": self.state.url },
             "minimum_jwk_refresh_time": 0,
         })
+    }
+
+    /// Its URL.
+    pub fn url(&self) -> &str {
+        &self.state.url
+    }
+
+    /// Its certificate.
+    pub fn certificate(&self) -> &Certificate {
+        &self.certificate
+    }
+
+    /// Signs `user` in at the page for devices.
+    pub fn approve(&self, user_code: &str, user: &str) {
+        self.grants().approve(user_code, user);
+    }
+
+    /// Every token that it has given to a client so far.
+    pub fn given(&self) -> Vec<String> {
+        self.grants().given.clone()
+    }
+
+    /// Why it refused clients.
+    pub fn refusals(&self) -> Vec<&'static str> {
+        self.grants().refusals.clone()
+    }
+
+    fn grants(&self) -> std::sync::MutexGuard<'_, Grants> {
+        self.state.grants.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The authority that signed the issuer's certificate, PEM.
@@ -113,23 +160,12 @@ impl Issuer {
 
     /// A token for `user` that is good for ten minutes.
     pub fn token(&self, user: &str) -> Token {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock after 1970").as_secs();
-        let key = self.state.key.lock().unwrap_or_else(PoisonError::into_inner);
-        Token {
-            header: json!({ "typ": "JWT", "alg": "ES256", "kid": key.id }),
-            claims: json!({
-                "iss": self.state.url, "aud": Self::AUDIENCE, "sub": format!("id of {user}"),
-                "preferred_username": user, "iat": now - 1, "nbf": now - 1, "exp": now + 600,
-            }),
-        }
+        self.state.token(user)
     }
 
     /// Signs with the current key.
     pub fn sign(&self, token: &Token) -> String {
-        let key = self.state.key.lock().unwrap_or_else(PoisonError::into_inner);
-        let input = token.signing_input();
-        let signature = key.pair.sign(&SystemRandom::new(), input.as_bytes()).expect("a signature");
-        format!("{input}.{}", URL_SAFE_NO_PAD.encode(signature.as_ref()))
+        self.state.sign(token)
     }
 
     /// Signs with HMAC whose secret is the public key, as an attacker can.
@@ -138,6 +174,27 @@ impl Issuer {
         let secret = hmac::Key::new(hmac::HMAC_SHA256, key.pair.public_key().as_ref());
         let input = token.signing_input();
         format!("{input}.{}", URL_SAFE_NO_PAD.encode(hmac::sign(&secret, input.as_bytes())))
+    }
+}
+
+impl State {
+    fn token(&self, user: &str) -> Token {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock after 1970").as_secs();
+        let key = self.key.lock().unwrap_or_else(PoisonError::into_inner);
+        Token {
+            header: json!({ "typ": "JWT", "alg": "ES256", "kid": key.id }),
+            claims: json!({
+                "iss": self.url, "aud": Issuer::AUDIENCE, "sub": format!("id of {user}"),
+                "preferred_username": user, "iat": now - 1, "nbf": now - 1, "exp": now + 600,
+            }),
+        }
+    }
+
+    fn sign(&self, token: &Token) -> String {
+        let key = self.key.lock().unwrap_or_else(PoisonError::into_inner);
+        let input = token.signing_input();
+        let signature = key.pair.sign(&SystemRandom::new(), input.as_bytes()).expect("a signature");
+        format!("{input}.{}", URL_SAFE_NO_PAD.encode(signature.as_ref()))
     }
 }
 
@@ -200,22 +257,42 @@ fn serve(stream: TcpStream, tls: &Arc<ServerConfig>, state: &State) {
         if !reader.read_line(&mut line).is_ok_and(|len| len > 0) {
             return;
         }
-        let mut field = String::new();
+        let (mut field, mut length) = (String::new(), 0);
         while reader.read_line(&mut field).is_ok_and(|len| len > 2) {
+            if let Some(value) = field.to_ascii_lowercase().strip_prefix("content-length:") {
+                length = value.trim().parse().unwrap_or(0).min(MAX_FORM_BYTES);
+            }
             field.clear();
         }
-        let (status, body) = match line.split(' ').nth(1) {
-            Some("/.well-known/openid-configuration") => ("200 OK", discovery(&state.url)),
-            Some("/keys") => {
+        let mut form = vec![0; length];
+        if reader.read_exact(&mut form).is_err() {
+            return;
+        }
+        let target = line.split(' ').nth(1).unwrap_or_default();
+        let (path, query) = target.split_once('?').unwrap_or((target, ""));
+        let grants = || state.grants.lock().unwrap_or_else(PoisonError::into_inner);
+        let form = String::from_utf8_lossy(&form);
+        let outcome = match path {
+            "/.well-known/openid-configuration" => Outcome::Answer(discovery(&state.url)),
+            "/keys" => {
                 state.key_set_fetches.fetch_add(1, Ordering::Relaxed);
                 let key = state.key.lock().unwrap_or_else(PoisonError::into_inner);
-                ("200 OK", json!({ "keys": [key.jwk()] }))
+                Outcome::Answer(json!({ "keys": [key.jwk()] }))
             }
-            _ => ("404 Not Found", json!({})),
+            "/authorize" => grants().authorize(query),
+            "/device" => grants().device(&form, &state.url),
+            "/token" => grants().token(&form, |user| state.sign(&state.token(user))),
+            _ => Outcome::NotFound,
+        };
+        let (status, fields, body) = match outcome {
+            Outcome::Answer(body) => ("200 OK", String::new(), body),
+            Outcome::Redirect(location) => ("302 Found", format!("Location: {location}\r\n"), json!({})),
+            Outcome::Error(error) => ("400 Bad Request", String::new(), json!({ "error": error })),
+            Outcome::NotFound => ("404 Not Found", String::new(), json!({})),
         };
         let body = body.to_string();
         let head = format!(
-            "HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+            "HTTP/1.1 {status}\r\n{fields}Content-Type: application/json\r\nContent-Length: {}\r\n\r\n",
             body.len()
         );
         let stream = reader.get_mut();
@@ -231,6 +308,7 @@ fn discovery(url: &str) -> Value {
         "jwks_uri": format!("{url}/keys"),
         "authorization_endpoint": format!("{url}/authorize"),
         "token_endpoint": format!("{url}/token"),
+        "device_authorization_endpoint": format!("{url}/device"),
         "response_types_supported": ["code"],
         "subject_types_supported": ["public"],
         "id_token_signing_alg_values_supported": ["ES256"],

@@ -9,7 +9,8 @@
 //!
 //! A [`Network`] is the three (or more) namespaces. A [`Gateway`] is `mstunnel-server` running in the middle
 //! one, or stock `ocserv` with the same configuration when `MSTUNNEL_TEST_PEER=ocserv` asks whether a test is
-//! true of the reference too. [`Openconnect`] is the stock client; [`RawClient`] is a TLS connection that sees
+//! true of the reference too. [`Openconnect`] is the stock client, [`Client`] ours, [`Scripted`] a server that a
+//! test tells what to do; [`RawClient`] is a TLS connection that sees
 //! and sends single records; [`Issuer`] is an OpenID issuer with HTTPS, discovery and keys that rotate.
 //!
 //! The corporate host has no route to the address pool, so an answer from it proves masquerading.
@@ -20,10 +21,12 @@
 //! device, a peer is not installed) says why on stderr and counts as skipped; with `CI=true` it fails.
 
 mod certificate;
+mod client;
 mod corporate;
 mod coverage;
 mod cstp;
 mod gateway;
+mod grants;
 mod http;
 mod inner;
 mod issuer;
@@ -36,13 +39,15 @@ mod raw;
 mod records;
 mod relay;
 mod requirement;
+mod scripted;
 mod sys;
 mod tap;
 mod transcript;
 mod wait;
 
 pub use certificate::Certificate;
-pub use corporate::{Corporate, UdpSink};
+pub use client::{Client, Ended, RunningClient};
+pub use corporate::{Corporate, UdpSink, stream_digest};
 pub use cstp::{Frame, FrameType};
 pub use gateway::{Gateway, Peer, Setup, program, run_server};
 pub use http::Answer;
@@ -56,6 +61,7 @@ pub use raw::{RawClient, Tls, TunnelAnswer};
 pub use records::Heard;
 pub use relay::{Relay, Weather};
 pub use requirement::{ready, skip};
+pub use scripted::{Scripted, Visit};
 pub use tap::Tap;
 pub use transcript::{Side, Transcript};
 pub use wait::{LONG, SHORT, until};

@@ -14,24 +14,30 @@ use crate::requirement::{find_program, skip};
 use crate::wait::SHORT;
 
 pub(crate) fn start(setup: &Setup, network: &Network) -> Option<Gateway> {
-    let Some(ocserv) = find_program("ocserv") else {
-        skip("ocserv is not installed (tests/run installs it)");
-        return None;
-    };
     let files = setup.write_files(network);
     write_private(&files.path("ocserv.conf"), &configuration(setup, &files));
+    let process = spawn(&files, network)?;
     let pools: Vec<&str> =
         ["network", "ipv6Network"].iter().filter_map(|&name| setup.configuration[name].as_str()).collect();
     network.corporate().route_pools_to_the_server(&pools);
     network.server().write_sysctl("net/ipv4/ip_forward", "1");
     network.server().write_sysctl("net/ipv6/conf/all/forwarding", "1");
+    Some(Gateway::of_ocserv(process, files, setup.clone()))
+}
+
+/// Starts it with the configuration that is there; skips the test if it is not installed.
+pub(crate) fn spawn(files: &Files, network: &Network) -> Option<Process> {
+    let Some(ocserv) = find_program("ocserv") else {
+        skip("ocserv is not installed (tests/run installs it)");
+        return None;
+    };
     let mut command: Command = network.server().command(&ocserv);
     command.args(["--foreground", "--debug=2", "--config"]).arg(files.path("ocserv.conf"));
     let mut process = Process::start("ocserv", command, files.directory.path(), b"");
     // One socket for each family.
     process.wait_for(Stream::Stderr, "listening (TCP) on ", 2, SHORT);
     process.wait_for(Stream::Stderr, "initialized ocserv", 1, SHORT);
-    Some(Gateway::of_ocserv(process, files, setup.clone()))
+    Some(process)
 }
 
 fn configuration(setup: &Setup, files: &Files) -> String {
@@ -42,7 +48,12 @@ fn configuration(setup: &Setup, files: &Files) -> String {
         list.iter().filter_map(|item| item.as_str().map(str::to_owned)).collect::<Vec<_>>()
     };
     let mut text = String::new();
-    let mut line = |name: &str, value: &str| writeln!(text, "{name} = {value}").expect("writing to a string");
+    let is_replaced = |name: &str| setup.ocserv.iter().any(|(other, _)| other == name);
+    let mut line = |name: &str, value: &str| {
+        if !is_replaced(name) {
+            writeln!(text, "{name} = {value}").expect("writing to a string");
+        }
+    };
     line("auth", &format!("\"plain[passwd={}]\"", path("users.passwd")));
     line("tcp-port", &setup.port().to_string());
     if graph["disableUdpConnections"] != true {
@@ -104,6 +115,9 @@ fn configuration(setup: &Setup, files: &Files) -> String {
     }
     for group in &setup.groups {
         line("select-group", group);
+    }
+    for (name, value) in &setup.ocserv {
+        writeln!(text, "{name} = {value}").expect("writing to a string");
     }
     text
 }

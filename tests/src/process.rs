@@ -106,6 +106,16 @@ impl Process {
         sys::signal_group(-id, signal).unwrap_or_else(|e| panic!("cannot signal {}: {e}", self.name));
     }
 
+    /// Ends the program and everything that it has started, as a crash does, and waits for it.
+    pub fn kill_group(&mut self, limit: Duration) -> ExitStatus {
+        let group = i32::try_from(self.child.id()).expect("a process id is positive and fits");
+        if self.has_ended().is_none() {
+            sys::signal_group(group, libc::SIGKILL)
+                .unwrap_or_else(|e| panic!("cannot kill {}: {e}", self.name));
+        }
+        self.wait_end(limit)
+    }
+
     fn print_tail(&self) {
         for (stream, path) in [("stdout", &self.stdout), ("stderr", &self.stderr)] {
             let text = String::from_utf8_lossy(&fs::read(path).unwrap_or_default()).into_owned();
