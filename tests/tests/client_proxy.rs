@@ -4,86 +4,60 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::path::Path;
-use std::process::Command;
 use std::time::Duration;
 
-use mstunnel_tests::{Gateway, LONG, Network, Output, Process, SHORT, Setup, Stream, program, until};
+use aws_lc_rs::digest;
+use mstunnel_tests::{
+    Client, Gateway, LONG, Network, Output, Process, RunningClient, SHORT, Setup, Stream, stream_digest,
+    until,
+};
 use serde_json::{Value, json};
 
 /// What curl may take for one transfer; the tests share two cores.
 const PATIENCE: &str = "40";
 
-/// The corporate network of these tests: names, and a web server with files.
-struct Corporate {
-    _names: Process,
-    _files: Process,
-}
+/// The address of the corporate name server.
+const NAMES: &str = "10.20.0.53";
 
-impl Corporate {
-    const NAMES: &'static str = "10.20.0.53";
-    const FILES_PORT: u16 = 8000;
-
-    /// Serves `directory` and the names web.corp.example (both families) and out.corp.example (not routed).
-    fn start(network: &Network, directory: &Path) -> Self {
-        let netns = network.corporate().netns();
-        netns.run("ip", &["addr", "add", "10.20.0.53/24", "dev", "eth0"]);
-        let mut names = netns.start(
-            "dnsmasq",
-            &[
-                "--no-daemon",
-                "--conf-file=/dev/null",
-                "--no-resolv",
-                "--no-hosts",
-                "--user=root",
-                "--pid-file=",
-                "--bind-interfaces",
-                "--listen-address=10.20.0.53",
-                "--host-record=web.corp.example,10.20.0.2,fd00:20::2",
-                "--host-record=out.corp.example,198.51.100.1",
-            ],
-            directory,
-        );
-        names.wait_for(Stream::Stderr, "started", 1, SHORT);
-        let port = Self::FILES_PORT.to_string();
-        let files = netns.start("python3", &["-u", "-m", "http.server", "--bind", "::", &port], directory);
-        let here = SocketAddr::from(([127, 0, 0, 1], Self::FILES_PORT));
-        until("the file server", SHORT, || netns.with(|| TcpStream::connect(here).ok()));
-        Self { _names: names, _files: files }
-    }
+/// Starts a corporate name server that knows web.corp.example (both families) and out.corp.example (not routed).
+fn start_names(network: &Network, directory: &Path) -> Process {
+    let netns = network.corporate().netns();
+    netns.run("ip", &["addr", "add", "10.20.0.53/24", "dev", "eth0"]);
+    let mut names = netns.start(
+        "dnsmasq",
+        &[
+            "--no-daemon",
+            "--conf-file=/dev/null",
+            "--no-resolv",
+            "--no-hosts",
+            "--user=root",
+            "--pid-file=",
+            "--bind-interfaces",
+            "--listen-address=10.20.0.53",
+            "--local=/corp.example/",
+            "--host-record=web.corp.example,10.20.0.2,fd00:20::2",
+            "--host-record=out.corp.example,198.51.100.1",
+        ],
+        directory,
+    );
+    names.wait_for(Stream::Stderr, "started", 1, SHORT);
+    names
 }
 
 /// Our server, and stock ocserv, with what these tests need.
 fn setup() -> Setup {
-    Setup::new().set("dnsServers", json!([Corporate::NAMES]))
-}
-
-fn client(network: &Network, gateway: &Gateway, command: &str, arguments: &[&str]) -> Option<Command> {
-    let client = program("mstunnel-client")?;
-    let password = gateway.directory().join("password");
-    fs::write(&password, "secret of alice\n").expect("the gateway's directory takes files");
-    let mut process = network.client(0).command(&client.to_string_lossy());
-    process.arg(command).arg(format!("https://{}", gateway.address(network, 0)));
-    process.args(["--user", "alice", "--password-file"]).arg(&password);
-    process.arg("--ca").arg(gateway.directory().join("authority.pem")).args(arguments);
-    Some(process)
+    Setup::new().set("dnsServers", json!([NAMES]))
 }
 
 /// Runs the client to its end.
 fn run(network: &Network, gateway: &Gateway, command: &str, arguments: &[&str]) -> Option<Output> {
-    let process = client(network, gateway, command, arguments)?;
-    let directory = tempfile::tempdir().expect("a directory for temporary files");
-    let mut process = Process::start("mstunnel-client", process, directory.path(), b"");
-    let status = process.wait_end(LONG);
-    let (stdout, stderr) = (process.text(Stream::Stdout), process.text(Stream::Stderr));
-    Some(Output { code: status.code(), stdout, stderr })
+    let client = Client::to(network, 0, gateway, command)?.as_alice().arguments(arguments);
+    Some(client.run().output)
 }
 
 /// Starts `proxy` and waits until it listens on `ports` ports.
-fn proxy(network: &Network, gateway: &Gateway, arguments: &[&str], ports: usize) -> Option<Process> {
-    let process = client(network, gateway, "proxy", arguments)?;
-    let mut process = Process::start("mstunnel-client", process, gateway.directory(), b"");
-    process.wait_for(Stream::Stderr, "listening on ", ports, LONG);
-    Some(process)
+fn proxy(network: &Network, gateway: &Gateway, arguments: &[&str], ports: usize) -> Option<RunningClient> {
+    Some(Client::to(network, 0, gateway, "proxy")?.as_alice().arguments(arguments).listen(ports))
 }
 
 fn curl(network: &Network, arguments: &[&str]) -> Output {
@@ -104,7 +78,7 @@ fn both(network: impl Fn() -> Option<Network>, check: impl Fn(&Network, &Gateway
 fn pages_are_fetched_over_both_families_and_by_name() {
     both(Network::new, |network, gateway| {
         let directory = tempfile::tempdir().expect("a directory for temporary files");
-        let _corporate = Corporate::start(network, directory.path());
+        let _names = start_names(network, directory.path());
         for host in ["10.20.0.2", "[fd00:20::2]", "web.corp.example", "web"] {
             let page = format!("http://{host}/");
             let Some(output) = run(network, gateway, "get", &[&page]) else { return };
@@ -126,14 +100,15 @@ fn pages_that_are_not_there_and_destinations_outside_are_errors() {
     let Some(network) = Network::new() else { return };
     let Some(gateway) = setup().start_ours(&network) else { return };
     let directory = tempfile::tempdir().expect("a directory for temporary files");
-    let _corporate = Corporate::start(&network, directory.path());
+    let _names = start_names(&network, directory.path());
     for (page, reason) in [
-        ("http://10.20.0.2:8000/nowhere", "404"),
+        ("http://10.20.0.2/missing", "404"),
         ("http://10.20.0.2:81/", "refused"),
         ("http://198.51.100.1/", "does not belong to the tunnel"),
         ("http://out.corp.example/", "does not belong to the tunnel"),
         ("http://127.0.0.1/", "does not belong to the tunnel"),
         ("http://nowhere.corp.example/", "no host"),
+        ("http://refused.example/", "no name server has an answer"),
         ("https://10.20.0.2/", "not a http:// URL"),
     ] {
         let Some(output) = run(&network, &gateway, "get", &[page]) else { return };
@@ -160,37 +135,27 @@ fn pings_are_answered_over_both_families_and_counted() {
     });
 }
 
+/// Half of them over each family, each with bytes of its own.
 #[test]
 fn three_hundred_fetches_at_once_get_their_own_bytes() {
     both(Network::new, |network, gateway| {
-        let served = tempfile::tempdir().expect("a directory for temporary files");
-        let got = tempfile::tempdir().expect("a directory for temporary files");
-        let body = |n: usize| -> Vec<u8> {
-            let mut state = n as u64 + 1;
-            let mut byte = || {
-                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-                state.to_be_bytes()[0]
-            };
-            (0..20_000 + 97 * n).map(|_| byte()).collect()
-        };
-        for n in 1..=300 {
-            fs::write(served.path().join(n.to_string()), body(n)).expect("a file");
-        }
-        let _corporate = Corporate::start(network, served.path());
+        let directory = tempfile::tempdir().expect("a directory for temporary files");
+        let _names = start_names(network, directory.path());
         let Some(_proxy) = proxy(network, gateway, &["--socks5", "1080"], 1) else { return };
-        let output = format!("{}/#1", got.path().display());
+        let output = format!("{}/#1", directory.path().display());
         let arguments = [
-            ["--parallel", "--parallel-immediate", "--parallel-max", "300"].as_slice(),
-            &["--socks5-hostname", "127.0.0.1:1080", "--output", &output, "--max-time", "60"],
-            &["http://web.corp.example:8000/[1-300]"],
+            ["--silent", "--show-error", "--fail", "--noproxy", "none.example"].as_slice(),
+            &["--parallel", "--parallel-immediate", "--parallel-max", "300"],
+            &["--socks5-hostname", "127.0.0.1:1080", "--max-time", "60"],
+            &["--output", &output, "http://10.20.0.2/stream/50000/[1-150]"],
+            &["--output", &output, "http://web.corp.example/stream/50000/[151-300]"],
         ];
-        let common = ["--silent", "--show-error", "--retry", "0"];
-        let fetched =
-            network.client(0).try_run("curl", &[&common, &arguments.concat()[..]].concat(), LONG + LONG);
+        let fetched = network.client(0).try_run("curl", &arguments.concat(), LONG + LONG);
         fetched.expect_success("curl --parallel");
         for n in 1..=300 {
-            let found = fs::read(got.path().join(n.to_string())).unwrap_or_default();
-            assert!(found == body(n), "page {n} has {} other bytes", found.len());
+            let found = fs::read(directory.path().join(n.to_string())).unwrap_or_default();
+            let digest = digest::digest(&digest::SHA256, &found);
+            assert!(digest.as_ref() == stream_digest(50_000, n), "page {n}: {} other bytes", found.len());
         }
     });
 }
@@ -199,7 +164,7 @@ fn three_hundred_fetches_at_once_get_their_own_bytes() {
 fn every_port_leads_to_the_corporate_network_and_nowhere_else() {
     both(Network::new, |network, gateway| {
         let directory = tempfile::tempdir().expect("a directory for temporary files");
-        let _corporate = Corporate::start(network, directory.path());
+        let _names = start_names(network, directory.path());
         let ports = ["--socks5", "1080", "--http", "[::1]:3128", "-L", "8080:web.corp.example:80"];
         let Some(mut proxy) = proxy(network, gateway, &ports, 3) else { return };
         let page = |arguments: &[&str]| {
@@ -231,7 +196,7 @@ fn every_port_leads_to_the_corporate_network_and_nowhere_else() {
 fn datagrams_pass_by_udp_associate() {
     both(Network::new, |network, gateway| {
         let directory = tempfile::tempdir().expect("a directory for temporary files");
-        let _corporate = Corporate::start(network, directory.path());
+        let _names = start_names(network, directory.path());
         let Some(_proxy) = proxy(network, gateway, &["--socks5", "1080"], 1) else { return };
         let answer = network.client(0).with(|| associate_and_ask(b"\x03web\x04corp\x07example\x00"));
         assert!(answer.ends_with(&[10, 20, 0, 2]), "{answer:?}");
