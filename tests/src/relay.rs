@@ -35,13 +35,15 @@ pub struct Weather {
     pub reorder: u8,
     /// Delivered with one bit changed.
     pub corrupt: u8,
+    /// Not a percentage: the longest datagram that passes, in bytes of UDP payload; 0 for any.
+    pub longest: usize,
 }
 
 impl Weather {
     /// Nothing gets through.
-    pub const BLACK_HOLE: Self = Self { loss: 100, duplicate: 0, reorder: 0, corrupt: 0 };
+    pub const BLACK_HOLE: Self = Self { loss: 100, duplicate: 0, reorder: 0, corrupt: 0, longest: 0 };
     /// Everything does.
-    pub const FAIR: Self = Self { loss: 0, duplicate: 0, reorder: 0, corrupt: 0 };
+    pub const FAIR: Self = Self { loss: 0, duplicate: 0, reorder: 0, corrupt: 0, longest: 0 };
 }
 
 /// The relay; ends when dropped.
@@ -92,7 +94,7 @@ impl Relay {
         self.shared.delivered.load(Ordering::Relaxed)
     }
 
-    /// The longest datagram seen, in bytes of UDP payload.
+    /// The longest datagram delivered, in bytes of UDP payload.
     pub fn longest(&self) -> u64 {
         self.shared.longest.load(Ordering::Relaxed)
     }
@@ -188,10 +190,11 @@ impl Path {
 
     fn carry(&mut self, datagram: &mut [u8], shared: &Shared, mut send: impl FnMut(&[u8])) {
         let weather = *shared.weather.lock().unwrap_or_else(PoisonError::into_inner);
-        shared.longest.fetch_max(datagram.len() as u64, Ordering::Relaxed);
-        if self.percent() < weather.loss {
+        let fits = weather.longest == 0 || datagram.len() <= weather.longest;
+        if !fits || self.percent() < weather.loss {
             return;
         }
+        shared.longest.fetch_max(datagram.len() as u64, Ordering::Relaxed);
         if self.percent() < weather.corrupt && !datagram.is_empty() {
             let bit = usize::try_from(self.next()).unwrap_or(0) % (datagram.len() * 8);
             datagram[bit / 8] ^= 1 << (bit % 8);

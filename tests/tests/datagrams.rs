@@ -106,7 +106,7 @@ fn a_fifth_of_all_datagrams_may_be_lost_and_others_late_double_or_damaged() {
     let Some(network) = Network::new() else { return };
     let relay = Relay::start(&network, 20);
     let Some(gateway) = with_udp().start_ours(&network) else { return };
-    relay.set(Weather { loss: 20, duplicate: 5, reorder: 5, corrupt: 2 });
+    relay.set(Weather { loss: 20, duplicate: 5, reorder: 5, corrupt: 2, ..Weather::FAIR });
     let mut client = alice(&network, &gateway).connect();
     client.wait_output(UP, Duration::from_secs(90));
     let server = network.corporate().start_iperf3(gateway.directory());
@@ -181,6 +181,37 @@ fn no_datagram_channel_is_offered_when_it_is_disabled_or_not_asked_for() {
     drop((client, gateway));
     let Some(gateway) = with_udp().start_ours(&network) else { return };
     let client = alice(&network, &gateway).argument("--no-dtls").connect();
+    assert!(!client.output().contains("X-DTLS-"), "{}", client.output());
+    assert_eq!(row(&network, &gateway)["channel"], "tls");
+}
+
+/// Covers: statement 29
+#[test]
+fn clients_without_negotiated_keys_resume_the_session_of_their_master_secret() {
+    let Some(network) = Network::new() else { return };
+    let Some(gateway) = with_udp().start_ours(&network) else { return };
+    for (suites, cipher) in [
+        ("OC-DTLS1_2-AES256-GCM", "AES256-GCM"),
+        ("OC-DTLS1_2-AES128-GCM", "AES128-GCM"),
+        ("OC2-DTLS1_2-CHACHA20-POLY1305", "CHACHA20-POLY1305"),
+    ] {
+        let client = alice(&network, &gateway).argument(format!("--dtls-ciphers={suites}")).connect();
+        assert!(client.output().contains("X-DTLS-Session-ID: "), "{}", client.output());
+        assert!(client.output().contains(UP), "{suites}: {}", client.output());
+        network.client(0).ping(Network::CORPORATE_V4.into());
+        let row = row(&network, &gateway);
+        assert_eq!(row["channel"], "dtls", "{row}");
+        assert!(row["cipher"].as_str().is_some_and(|name| name.contains(cipher)), "{row}");
+    }
+}
+
+/// Covers: R11
+#[test]
+fn no_weak_suite_is_taken_over_datagrams() {
+    let Some(network) = Network::new() else { return };
+    let Some(gateway) = with_udp().start_ours(&network) else { return };
+    let weak = "--dtls-ciphers=AES256-SHA:AES128-SHA:DES-CBC3-SHA";
+    let client = alice(&network, &gateway).argument(weak).connect();
     assert!(!client.output().contains("X-DTLS-"), "{}", client.output());
     assert_eq!(row(&network, &gateway)["channel"], "tls");
 }

@@ -17,9 +17,11 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use super::params::{ConnectParams, DtlsOffer, InsideAddress, RekeyMethod};
+use super::params::{ConnectParams, DtlsKey, DtlsOffer, InsideAddress, RekeyMethod};
 use super::request::ConnectRequest;
+use crate::dtls::SuiteHeader;
 use crate::http::Response;
+use crate::mtu::Mtu;
 use crate::prefix::Prefix;
 
 /// The addresses that one client gets.
@@ -45,7 +47,7 @@ impl ConnectParams {
         self.put_routes(&mut answer, &granted, peer);
         self.put_timers(&mut answer);
         if let Some(offer) = self.offer_for(peer) {
-            put_dtls(&mut answer, offer);
+            put_dtls(&mut answer, offer, self.mtu);
         }
         if let Some(base_mtu) = self.base_mtu {
             answer.push("X-CSTP-Base-MTU", base_mtu.to_string());
@@ -66,7 +68,13 @@ impl ConnectParams {
 
     /// The datagram channel that `peer` is offered.
     pub fn offer_for(&self, peer: &ConnectRequest) -> Option<&DtlsOffer> {
-        self.dtls.as_ref().filter(|_| peer.psk_negotiate && self.base_mtu.is_some())
+        self.dtls.as_ref().filter(|offer| {
+            let is_asked = match offer.key {
+                DtlsKey::Exported => peer.psk_negotiate,
+                DtlsKey::Preset { .. } => !peer.psk_negotiate && peer.master_secret.is_some(),
+            };
+            is_asked && self.base_mtu.is_some()
+        })
     }
 
     fn granted(&self, peer: &ConnectRequest) -> Granted {
@@ -177,7 +185,7 @@ fn put_addresses(answer: &mut Response, granted: &Granted, peer: &ConnectRequest
     }
 }
 
-fn put_dtls(answer: &mut Response, offer: &DtlsOffer) {
+fn put_dtls(answer: &mut Response, offer: &DtlsOffer, mtu: Mtu) {
     if let Some(dpd) = offer.dpd {
         answer.push("X-DTLS-DPD", seconds(dpd));
     }
@@ -189,8 +197,22 @@ fn put_dtls(answer: &mut Response, offer: &DtlsOffer) {
         answer.push("X-DTLS-Rekey-Method", offer.rekey_method.name());
     }
     answer.push("X-DTLS-Keepalive", offer.keepalive.map_or_else(|| "0".into(), seconds));
-    answer.push("X-DTLS-App-ID", offer.app_id.iter().map(|byte| format!("{byte:02x}")).collect::<String>());
-    answer.push("X-DTLS-CipherSuite", super::request::PSK_NEGOTIATE);
+    let id: String = offer.app_id.iter().map(|byte| format!("{byte:02x}")).collect();
+    match offer.key {
+        DtlsKey::Exported => {
+            answer.push("X-DTLS-App-ID", id);
+            answer.push("X-DTLS-CipherSuite", super::request::PSK_NEGOTIATE);
+        }
+        DtlsKey::Preset { header, suite } => {
+            answer.push("X-DTLS-Session-ID", id);
+            let header = match header {
+                SuiteHeader::Dtls => "X-DTLS-CipherSuite",
+                SuiteHeader::Dtls12 => "X-DTLS12-CipherSuite",
+            };
+            answer.push(header, suite);
+            answer.push("X-DTLS-MTU", mtu.to_string());
+        }
+    }
 }
 
 fn seconds(duration: Duration) -> String {
@@ -209,6 +231,7 @@ mod tests {
             dns: vec!["10.0.0.1".parse().unwrap(), "fd00::1".parse().unwrap()],
             base_mtu: Some(DEFAULT_LINK),
             dtls: Some(DtlsOffer {
+                key: DtlsKey::Exported,
                 port: 443,
                 app_id: [7; 32],
                 dpd: None,
@@ -241,6 +264,27 @@ mod tests {
     }
 
     /// Covers: statements 28, 29, 30
+    /// Covers: statement 29
+    #[test]
+    fn a_preset_key_is_told_by_session_id_and_suite_and_only_to_who_sent_a_secret() {
+        let key = DtlsKey::Preset { header: SuiteHeader::Dtls, suite: "OC-DTLS1_2-AES256-GCM" };
+        let offer = params().dtls.map(|offer| DtlsOffer { key, ..offer });
+        let legacy = ConnectParams { dtls: offer, ..params() };
+        let asking = ConnectRequest {
+            psk_negotiate: false,
+            master_secret: Some(zeroize::Zeroizing::new([1; 48])),
+            ..peer()
+        };
+        let text = encode(&legacy, &asking);
+        assert!(text.contains("\r\nX-DTLS-Session-ID: 0707"), "{text}");
+        assert!(text.contains("\r\nX-DTLS-CipherSuite: OC-DTLS1_2-AES256-GCM\r\nX-DTLS-MTU: "), "{text}");
+        assert!(!text.contains("X-DTLS-App-ID") && !text.contains("PSK-NEGOTIATE"), "{text}");
+        assert!(!encode(&legacy, &peer()).contains("X-DTLS"), "a client of PSK-NEGOTIATE");
+        let silent = ConnectRequest { master_secret: None, ..asking.clone() };
+        assert!(!encode(&legacy, &silent).contains("X-DTLS"));
+        assert!(!encode(&params(), &asking).contains("X-DTLS"), "a key that it cannot have");
+    }
+
     #[test]
     fn dtls_is_offered_only_when_all_of_it_is_there() {
         let text = encode(&params(), &peer());

@@ -229,7 +229,7 @@ mod tests {
 
     use proptest::prelude::*;
 
-    use super::super::{ConnectRequest, DtlsOffer, InsideAddress, RekeyMethod};
+    use super::super::{ConnectRequest, DtlsKey, DtlsOffer, InsideAddress, RekeyMethod};
     use super::*;
     use crate::mtu::{MAX_TUNNEL, Mtu};
     use crate::prefix::Prefix;
@@ -450,6 +450,7 @@ mod tests {
     fn offers() -> impl Strategy<Value = Option<DtlsOffer>> {
         let offer = (1..=u16::MAX, any::<[u8; 32]>(), timers(), timers(), timers(), any::<bool>());
         proptest::option::of(offer.prop_map(|(port, app_id, dpd, keepalive, rekey_time, ssl)| DtlsOffer {
+            key: DtlsKey::Exported,
             port,
             app_id,
             dpd,

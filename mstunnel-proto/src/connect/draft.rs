@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::answer_reader::{AnswerError, MAX_DNS_SERVERS, MAX_ROUTES, MAX_SPLIT_DNS, quoted};
 use super::field;
-use super::params::{ConnectParams, DtlsOffer, InsideAddress, RekeyMethod};
+use super::params::{ConnectParams, DtlsKey, DtlsOffer, InsideAddress, RekeyMethod};
 use super::request::PSK_NEGOTIATE;
 use crate::http::without_controls;
 use crate::mtu::{MAX_TUNNEL, Mtu};
@@ -184,6 +184,7 @@ impl Draft {
         Some(DtlsOffer {
             port: self.dtls_port?,
             app_id: self.app_id.flatten().filter(|_| self.psk == Some(true))?,
+            key: DtlsKey::Exported,
             dpd: self.dtls_dpd,
             keepalive: self.dtls_keepalive.flatten(),
             rekey_time: self.dtls_rekey_time.flatten(),

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
-use super::{ConnectParams, ConnectRequest, DtlsOffer, Families, InsideAddress, RekeyMethod};
+use super::{ConnectParams, ConnectRequest, DtlsKey, DtlsOffer, Families, InsideAddress, RekeyMethod};
 use crate::http::{HttpError, RequestReader};
 use crate::mtu::{DEFAULT_LINK, Mtu, RecordSuite, link_mtu};
 
@@ -73,6 +73,7 @@ fn configured() -> ConnectParams {
         session_timeout: seconds(86_400),
         session_timeout_remaining: seconds(86_400),
         dtls: Some(DtlsOffer {
+            key: DtlsKey::Exported,
             port: 4443,
             app_id: std::array::from_fn(|index| u8::try_from(index).unwrap()),
             dpd: seconds(90),

@@ -45,6 +45,6 @@ pub use answer_reader::{
     AnswerError, AnswerReader, MAX_ANSWER_BYTES, MAX_ANSWER_FIELDS, MAX_DNS_SERVERS, MAX_ROUTES,
     MAX_SPLIT_DNS,
 };
-pub use params::{ConnectParams, DtlsOffer, InsideAddress, RekeyMethod};
+pub use params::{ConnectParams, DtlsKey, DtlsOffer, InsideAddress, RekeyMethod};
 pub use refusal::Refusal;
 pub use request::{ConnectError, ConnectRequest, Families, PSK_NEGOTIATE, TUNNEL_PATH};

@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
+use crate::dtls::SuiteHeader;
 use crate::mtu::Mtu;
 use crate::prefix::Prefix;
 
@@ -130,13 +131,31 @@ impl RekeyMethod {
     }
 }
 
-/// The datagram channel that the server offers: DTLS with a key of the TLS connection.
+/// Where the keys of the datagram channel come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DtlsKey {
+    /// Exported from the TLS connection: `PSK-NEGOTIATE`.
+    Exported,
+    /// The master secret that the client sent, with this suite: for clients older than `PSK-NEGOTIATE`, as those
+    /// of AnyConnect (protocol.md 5.9).
+    Preset {
+        /// The header that names the suite.
+        header: SuiteHeader,
+        /// The suite's name there.
+        suite: &'static str,
+    },
+}
+
+/// The datagram channel that the server offers.
 #[derive(Clone, PartialEq, Eq)]
 pub struct DtlsOffer {
     /// The UDP port, on the address of the TLS connection.
     pub port: u16,
-    /// What the ClientHello says to be found by: fresh and random for every CONNECT (statement 28).
+    /// What the ClientHello says to be found by: fresh and random for every CONNECT (statement 28). With a preset key
+    /// it is the session that is resumed.
     pub app_id: [u8; 32],
+    /// Where its keys come from.
+    pub key: DtlsKey,
     /// The DPD interval of the datagram channel.
     pub dpd: Option<Duration>,
     /// The keepalive interval of the datagram channel.
@@ -152,6 +171,7 @@ impl fmt::Debug for DtlsOffer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("DtlsOffer")
             .field("port", &self.port)
+            .field("key", &self.key)
             .field("dpd", &self.dpd)
             .field("keepalive", &self.keepalive)
             .field("rekey_time", &self.rekey_time)

@@ -74,6 +74,11 @@ impl Suite {
         }
     }
 
+    /// The suites of legacy mode with their headers and names, the server's favourite first.
+    pub fn legacy() -> impl Iterator<Item = (SuiteHeader, &'static str, Self)> {
+        Self::LEGACY.iter().copied()
+    }
+
     /// The suite that legacy mode calls `name` in `header`.
     pub fn from_legacy_name(header: SuiteHeader, name: &str) -> Option<Self> {
         Self::LEGACY.iter().find(|(h, n, _)| *h == header && *n == name).map(|(_, _, suite)| *suite)

@@ -14,7 +14,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use mstunnel_proto::auth::{AuthMethod, BanConfig, GroupChoice, LoginConfig};
 use mstunnel_proto::config::Configuration;
-use mstunnel_proto::connect::{ConnectParams, ConnectRequest, DtlsOffer, InsideAddress, RekeyMethod};
+use mstunnel_proto::connect::{
+    ConnectParams, ConnectRequest, DtlsKey, DtlsOffer, InsideAddress, RekeyMethod,
+};
 use mstunnel_proto::mtu::{self, Mtu, RecordSuite};
 use mstunnel_proto::pool::{Pool, PoolConfig};
 use mstunnel_proto::prefix::Prefix;
@@ -178,7 +180,7 @@ impl Effective {
         &self,
         connect: &ConnectRequest,
         attachment: &Attachment,
-        app_id: Option<[u8; 32]>,
+        channel: Option<([u8; 32], DtlsKey)>,
         remote: SocketAddr,
         now: Instant,
     ) -> ConnectParams {
@@ -218,9 +220,10 @@ impl Effective {
             },
             session_timeout: advanced.session_timeout,
             session_timeout_remaining: attachment.ends_at.map(|end| end.saturating_duration_since(now)),
-            dtls: app_id.map(|app_id| DtlsOffer {
+            dtls: channel.map(|(app_id, key)| DtlsOffer {
                 port: configuration.listen_port,
                 app_id,
+                key,
                 dpd: session.dpd,
                 keepalive: Some(advanced.keepalive).filter(|keepalive| !keepalive.is_zero()),
                 rekey_time: advanced.rekey_time.map(|time| time + DTLS_REKEY_DELAY),

@@ -10,8 +10,8 @@ use std::time::Instant;
 use aws_lc_rs::rand;
 use mstunnel_proto::auth::{Admission, Cookie, CookieHash};
 use mstunnel_proto::close::CloseReason;
-use mstunnel_proto::connect::{ConnectRequest, Refusal, TUNNEL_PATH};
-use mstunnel_proto::dtls::Keying;
+use mstunnel_proto::connect::{ConnectRequest, DtlsKey, Refusal, TUNNEL_PATH};
+use mstunnel_proto::dtls::{Keying, Suite, SuiteHeader};
 use mstunnel_proto::http::{Request, Response};
 use mstunnel_proto::pool::OwnerKey;
 use mstunnel_proto::session::{
@@ -61,8 +61,8 @@ pub(crate) async fn run(
     let now = Instant::now();
     let number = context.next_connection();
     let offer = offer(&tls, &connect, &effective, &context.shared);
-    let app_id = offer.as_ref().map(|offer| offer.app_id);
-    let head = effective.connect_params(&connect, &attachment, app_id, remote, now);
+    let channel = offer.as_ref().map(|offer| (offer.app_id, offer.key));
+    let head = effective.connect_params(&connect, &attachment, channel, remote, now);
     let mtu = head.mtu.get();
     // Before the client reads of it: its hello may be faster than our next line.
     let leg = offer.map(|offer| {
@@ -151,21 +151,38 @@ fn attach(
     }
 }
 
-/// The datagram channel for a client that asked for one, keyed by this TLS connection (R13).
+/// The datagram channel for a client that asked for one, with a secret of this TLS connection (R13).
 fn offer(
     tls: &TlsStream<TcpStream>,
     connect: &ConnectRequest,
     effective: &Effective,
     shared: &Shared,
 ) -> Option<DatagramOffer> {
-    if !(shared.has_datagrams && effective.offers_datagrams() && connect.psk_negotiate) {
+    if !(shared.has_datagrams && effective.offers_datagrams()) {
         return None;
     }
     // Without randomness or a key the client stays on TLS.
     let mut app_id = [0; APP_ID_BYTES];
     rand::fill(&mut app_id).ok()?;
-    let psk = tls.get_ref().1.export_keying_material([0; 32], EXPORTER_LABEL, None).ok()?;
-    Some(DatagramOffer { app_id, keying: Keying::psk(psk) })
+    if connect.psk_negotiate {
+        let psk = tls.get_ref().1.export_keying_material([0; 32], EXPORTER_LABEL, None).ok()?;
+        return Some(DatagramOffer { app_id, key: DtlsKey::Exported, keying: Keying::psk(psk) });
+    }
+    let master_secret = connect.master_secret.as_ref()?;
+    let (header, name, suite) = legacy_suite(connect)?;
+    let key = DtlsKey::Preset { header, suite: name };
+    Some(DatagramOffer { app_id, key, keying: Keying::preset(**master_secret, app_id, suite) })
+}
+
+/// The best suite of those that a client of the legacy mode names.
+fn legacy_suite(connect: &ConnectRequest) -> Option<(SuiteHeader, &'static str, Suite)> {
+    Suite::legacy().find(|(header, name, _)| {
+        let named = match header {
+            SuiteHeader::Dtls => &connect.dtls_suites,
+            SuiteHeader::Dtls12 => &connect.dtls12_suites,
+        };
+        named.iter().any(|other| other == name)
+    })
 }
 
 /// Runs the tunnel in a task of its own, so that a defect ends this session alone (R82).

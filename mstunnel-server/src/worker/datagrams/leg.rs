@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use aws_lc_rs::rand;
 use mstunnel_proto::buf::PacketBuf;
+use mstunnel_proto::connect::DtlsKey;
 use mstunnel_proto::drop::DropReason;
 use mstunnel_proto::dtls::{Keying, Opened, Path, ServerChannel, ServerChannelEvent, Suite, VerifiedHello};
 
@@ -44,7 +45,9 @@ pub(crate) enum Change {
 pub(crate) struct DatagramOffer {
     /// What its ClientHello is found by.
     pub(crate) app_id: [u8; APP_ID_BYTES],
-    /// The secret that both ends have from TLS.
+    /// Where its keys come from, as the client is told.
+    pub(crate) key: DtlsKey,
+    /// The secret that both ends have.
     pub(crate) keying: Keying,
 }
 
