@@ -34,5 +34,5 @@ mod transport;
 mod tunnel;
 
 pub use server_url::{ServerUrl, ServerUrlError};
-pub use transport::{ExchangeError, OpeningError, OuterError};
+pub use transport::{ExchangeError, OpeningError, OuterError, UseDatagrams};
 pub use tunnel::{EndReason, OpenError, Tunnel, TunnelOptions, TunnelState};

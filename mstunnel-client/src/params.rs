@@ -3,11 +3,12 @@
 use std::net::IpAddr;
 
 use mstunnel_proto::connect::ConnectParams;
+use mstunnel_proto::mtu::Mtu;
 use mstunnel_proto::routes::{RouteError, RouteSet, SplitDns, SplitDnsError, Verdict};
 use mstunnel_proto::session::Leases;
 
 /// The parameters of a tunnel, checked when they came in.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct TunnelParams {
     /// Everything the server said.
     pub said: ConnectParams,
@@ -45,6 +46,14 @@ impl TunnelParams {
         Ok(Self { said, routes, split_dns })
     }
 
+    /// The same with a smaller MTU, in bytes: what the path was found to carry.
+    #[must_use]
+    pub fn with_mtu(&self, mtu: u16) -> Self {
+        let mut params = self.clone();
+        params.said.mtu = Mtu::new(mtu);
+        params
+    }
+
     /// The addresses of the client.
     pub fn leases(&self) -> Leases {
         Leases { v4: self.said.v4.map(|v4| v4.address), v6: self.said.v6.map(|v6| v6.address) }
@@ -68,7 +77,6 @@ mod tests {
     use std::net::Ipv4Addr;
 
     use mstunnel_proto::connect::InsideAddress;
-    use mstunnel_proto::mtu::Mtu;
 
     use super::*;
 

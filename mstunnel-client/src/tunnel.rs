@@ -25,7 +25,9 @@ use crate::params::TunnelParams;
 use crate::server_url::ServerUrl;
 use crate::signin::{CookieFile, CookieFileError, Credentials, SignInFailure, sign_in};
 use crate::tls::{TlsOptions, TlsOptionsError};
-use crate::transport::{Exchange, Link, LinkEnd, Opened, Opening, OpeningError, Outer, OuterError, open};
+use crate::transport::{
+    Exchange, Link, LinkEnd, Opened, Opening, OpeningError, Outer, OuterError, UseDatagrams, open,
+};
 
 /// Room for packets that are longer than the usual link carries, should the MTU grow at a reconnect.
 const MIN_BUFFER: usize = 2_048;
@@ -50,6 +52,8 @@ pub struct TunnelOptions {
     pub reconnect_limit: Duration,
     /// A mark for the sockets to the server (SO_MARK; needs CAP_NET_ADMIN), so that routing can tell them apart.
     pub mark: Option<u32>,
+    /// Whether packets may travel as datagrams.
+    pub datagrams: UseDatagrams,
 }
 
 impl TunnelOptions {
@@ -63,6 +67,7 @@ impl TunnelOptions {
             hostname: None,
             reconnect_limit: Duration::from_secs(300),
             mark: None,
+            datagrams: UseDatagrams::Yes,
         }
     }
 }
@@ -164,6 +169,7 @@ impl Tunnel {
             has_certificate: options.tls.certificate.is_some(),
             leases: Leases::default(),
             reconnect_limit: options.reconnect_limit,
+            datagrams: options.datagrams,
             cookie_file: options.cookie_file.take(),
             credentials: options.credentials,
             outer: outer.clone(),
@@ -287,6 +293,7 @@ struct Keeper {
     leases: Leases,
     hostname: Option<String>,
     reconnect_limit: Duration,
+    datagrams: UseDatagrams,
 }
 
 impl Keeper {
@@ -311,6 +318,8 @@ impl Keeper {
             host: self.outer.url().host_field(),
             hostname: self.hostname.clone(),
             leases: self.leases,
+            datagrams: self.datagrams,
+            mark: self.outer.mark(),
         };
         let opened = open(connection, opening).await?;
         self.leases = opened.params.leases();
@@ -351,7 +360,7 @@ impl Keeper {
         told: Told,
     ) {
         let reason = loop {
-            match link.run(&to_user, &mut from_user, &mut leave).await {
+            match link.run(&to_user, &mut from_user, &mut leave, &told.params).await {
                 LinkEnd::Left => break EndReason::Left,
                 LinkEnd::Ended => break EndReason::ServerEnded,
                 LinkEnd::Fault(why) => break EndReason::Fault(why),

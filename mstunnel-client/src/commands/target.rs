@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anyhow::{Context, bail};
 use mstunnel_client::signin::{CookieFile, Credentials, Flow, OidcClient, Prompt, fetch_token, read_secret};
 use mstunnel_client::tls::{Pin, TlsOptions};
-use mstunnel_client::{ServerUrl, Tunnel, TunnelOptions};
+use mstunnel_client::{ServerUrl, Tunnel, TunnelOptions, UseDatagrams};
 use mstunnel_proto::auth::signin::{Form, Input, InputKind};
 use zeroize::Zeroizing;
 
@@ -85,6 +85,7 @@ impl Target {
         options.hostname.clone_from(&self.hostname);
         options.reconnect_limit = std::time::Duration::from_secs(self.reconnect_timeout);
         options.mark = mark;
+        options.datagrams = if self.no_dtls { UseDatagrams::No } else { UseDatagrams::Yes };
         let tunnel = Tunnel::open(options).await?;
         if let Some(banner) = tunnel.banner() {
             say(banner);

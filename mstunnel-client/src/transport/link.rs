@@ -1,8 +1,10 @@
 //! One live connection, driven to its end: the client's drive loop.
 //!
 //! ```text
-//!   socket -> records -> frames -> session -> user        (in batches, until the user's queue is full)
-//!   user -> session -> records -> socket                  (in batches, until the socket is full)
+//!   TCP -> records -> frames -> session -> user           (in batches, until the user's queue is full)
+//!   UDP -> datagrams ---------> session -> user
+//!   user -> session -> records -> TCP                     (in batches, until the socket is full)
+//!                  '-> datagrams -> UDP
 //! ```
 //!
 //! Back-pressure: while the socket is full nothing is taken from the user. While the user's queue is full
@@ -13,6 +15,7 @@
 //! protocol.md section 4; R8, R63, R69.
 
 use std::io;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mstunnel_proto::buf::{MAX_PACKET, PacketBuf};
@@ -20,10 +23,12 @@ use mstunnel_proto::frame::{Frames, MAX_FRAME, Remainder};
 use mstunnel_proto::session::{Channel, ClientEvent, ClientSession, Inbound, SessionCounters};
 use rustls::ClientConnection;
 use tokio::net::TcpStream;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
+use super::datagrams::{Change, Datagrams};
 use super::records::{Received, Records};
 use crate::packets::{PacketReceiver, PacketSender, QUEUE};
+use crate::params::TunnelParams;
 
 /// Bytes of the read buffer: what is left of a frame, and a few full TLS records behind it.
 const READ_BUFFER: usize = MAX_FRAME + 4 * 16_384;
@@ -60,6 +65,7 @@ pub(crate) enum LinkEnd {
 pub(crate) struct Link {
     session: ClientSession,
     records: Records,
+    datagrams: Option<Datagrams>,
     remainder: Remainder,
     read: Box<[u8]>,
     control: PacketBuf,
@@ -72,12 +78,19 @@ pub(crate) struct Link {
 
 impl Link {
     /// Joins the parts; `rest` is what came behind the answer to CONNECT.
-    pub(super) fn new(session: ClientSession, tcp: TcpStream, tls: ClientConnection, rest: &[u8]) -> Self {
+    pub(super) fn new(
+        session: ClientSession,
+        tcp: TcpStream,
+        tls: ClientConnection,
+        datagrams: Option<Datagrams>,
+        rest: &[u8],
+    ) -> Self {
         let mut remainder = Remainder::default();
         remainder.keep(rest);
         Self {
             session,
             records: Records::new(tcp, tls),
+            datagrams,
             remainder,
             read: vec![0; READ_BUFFER].into_boxed_slice(),
             control: PacketBuf::new(MAX_PACKET),
@@ -88,14 +101,16 @@ impl Link {
         }
     }
 
-    /// Drives the link until it ends, or until `leave` says with which words to leave.
+    /// Drives the link until it ends, or until `leave` says with which words to leave. What the datagram channel
+    /// carries, if that is less than the server announced, goes into `params`.
     pub(crate) async fn run(
         &mut self,
         to_user: &PacketSender,
         from_user: &mut PacketReceiver,
         leave: &mut mpsc::Receiver<String>,
+        params: &watch::Sender<Arc<TunnelParams>>,
     ) -> LinkEnd {
-        let end = self.drive(to_user, from_user, leave).await;
+        let end = self.drive(to_user, from_user, leave, params).await;
         tracing::debug!(?end, counters = ?self.counters(), dropped = self.dropped, "link ended");
         end
     }
@@ -110,6 +125,7 @@ impl Link {
         to_user: &PacketSender,
         from_user: &mut PacketReceiver,
         leave: &mut mpsc::Receiver<String>,
+        params: &watch::Sender<Arc<TunnelParams>>,
     ) -> LinkEnd {
         let sleep = tokio::time::sleep(Duration::ZERO);
         tokio::pin!(sleep);
@@ -126,14 +142,16 @@ impl Link {
                 self.say_goodbye().await;
                 return end;
             }
+            self.follow_datagrams(params);
             if more {
                 tokio::task::yield_now().await;
                 continue;
             }
             let paused =
                 self.full_since.map(|since| since + PATIENCE).filter(|&until| Instant::now() < until);
-            let deadline = self.session.poll_timeout().map(|deadline| deadline.at);
-            let wake = [paused, deadline].into_iter().flatten().min();
+            let session = self.session.poll_timeout().map(|deadline| deadline.at);
+            let datagrams = self.datagrams.as_ref().and_then(Datagrams::deadline);
+            let wake = [paused, session, datagrams].into_iter().flatten().min();
             if let Some(at) = wake.map(tokio::time::Instant::from_std)
                 && sleep.deadline() != at
             {
@@ -143,12 +161,13 @@ impl Link {
                 // A readiness that is an error shows itself in the next turn.
                 _ = self.records.readable(), if paused.is_none() => {}
                 _ = self.records.writable(), if self.blocked => {}
+                () = readable(self.datagrams.as_ref()), if paused.is_none() => {}
                 room = to_user.room(ROOM), if paused.is_some() => {
                     if !room {
                         self.full_since = None; // nobody reads: the turn drops
                     }
                 }
-                packet = from_user.recv(), if !self.blocked && !self.user_gone => match packet {
+                packet = from_user.recv(), if self.takes_packets() && !self.user_gone => match packet {
                     Some(packet) => self.seal(packet, from_user),
                     None => self.user_gone = true,
                 },
@@ -166,11 +185,15 @@ impl Link {
     fn turn(&mut self, to_user: &PacketSender, from_user: &mut PacketReceiver) -> io::Result<bool> {
         let now = Instant::now();
         self.session.handle_timeout(now);
+        if let Some(datagrams) = &mut self.datagrams {
+            datagrams.handle_timeout(now);
+        }
         let mut more = self.read_frames(to_user, now)?;
+        more |= self.read_datagrams(to_user, now);
         self.transmit_control()?;
         self.blocked = !self.records.flush()?;
         let mut sealed = 0;
-        while !self.blocked && sealed < QUEUE {
+        while self.takes_packets() && sealed < QUEUE {
             let Some(packet) = from_user.try_recv() else { break };
             self.seal(packet, from_user);
             sealed += 1;
@@ -181,8 +204,49 @@ impl Link {
         if !self.blocked {
             self.blocked = !self.records.flush()?;
         }
-        more |= sealed == QUEUE && !self.blocked;
+        more |= sealed == QUEUE && self.takes_packets();
         Ok(more)
+    }
+
+    /// Whether a packet of the user would go out now.
+    fn takes_packets(&self) -> bool {
+        !self.blocked || self.session.channel() == Channel::Datagram
+    }
+
+    /// Tells the session what became of the datagram channel, and the user what it carries.
+    fn follow_datagrams(&mut self, params: &watch::Sender<Arc<TunnelParams>>) {
+        match self.datagrams.as_mut().and_then(Datagrams::take_change) {
+            Some(Change::Opened(mtu)) => {
+                tracing::info!(mtu, "packets go by UDP");
+                self.session.limit_mtu(mtu);
+                self.session.handle_datagram_open();
+                if params.borrow().said.mtu.get() > mtu {
+                    params.send_modify(|params| *params = Arc::new(params.with_mtu(mtu)));
+                }
+            }
+            Some(Change::Closed) => {
+                tracing::info!("packets go by TLS");
+                self.session.handle_datagram_closed();
+            }
+            None => {}
+        }
+    }
+
+    /// Takes in datagrams while the user takes packets; returns whether there may be more.
+    fn read_datagrams(&mut self, to_user: &PacketSender, now: Instant) -> bool {
+        let Some(datagrams) = &mut self.datagrams else { return false };
+        if self.full_since.is_some_and(|since| now < since + PATIENCE) {
+            return false;
+        }
+        let (session, dropped) = (&mut self.session, &mut self.dropped);
+        datagrams.receive(now, |kind, payload| {
+            if let Inbound::Packet(bytes) = session.decapsulate(Channel::Datagram, kind, payload, now) {
+                let mut packet = to_user.buffer();
+                if !packet.fill(bytes) || to_user.offer(packet).is_err() {
+                    *dropped += 1;
+                }
+            }
+        })
     }
 
     /// Reads while there is something and the user takes it; returns whether there may be more.
@@ -238,17 +302,40 @@ impl Link {
     }
 
     fn seal(&mut self, mut packet: PacketBuf, from_user: &PacketReceiver) {
-        if self.session.encapsulate(&mut packet, Instant::now()).is_ok() {
+        match self.session.encapsulate(&mut packet, Instant::now()) {
             // An error of the writer is one of the connection; the next flush or read tells it.
-            let _ = self.records.write_frame(packet.as_slice());
+            Ok(Channel::Stream) => drop(self.records.write_frame(packet.as_slice())),
+            Ok(Channel::Datagram) => self.send_datagram(&mut packet),
+            Err(_) => {}
         }
         from_user.recycle(packet);
     }
 
+    fn send_datagram(&mut self, unit: &mut PacketBuf) {
+        if !self.datagrams.as_mut().is_some_and(|datagrams| datagrams.send(unit)) {
+            self.dropped += 1;
+        }
+    }
+
     fn transmit_control(&mut self) -> io::Result<()> {
+        let mut control = std::mem::replace(&mut self.control, PacketBuf::new(0));
+        let sent = self.transmit_into(&mut control);
+        self.control = control;
+        sent
+    }
+
+    fn transmit_into(&mut self, control: &mut PacketBuf) -> io::Result<()> {
         // A server that asks without reading makes nothing grow: answers wait in the session, bounded.
-        while !self.blocked && self.session.poll_transmit(&mut self.control).is_some() {
-            self.records.write_frame(self.control.as_slice())?;
+        while self.blocked && self.session.poll_datagram(control) {
+            self.send_datagram(control);
+        }
+        while !self.blocked
+            && let Some(channel) = self.session.poll_transmit(control)
+        {
+            match channel {
+                Channel::Stream => self.records.write_frame(control.as_slice())?,
+                Channel::Datagram => self.send_datagram(control),
+            }
         }
         Ok(())
     }
@@ -265,6 +352,9 @@ impl Link {
 
     /// Sends what is sealed and closes TLS, within [`FAREWELL`].
     async fn say_goodbye(&mut self) {
+        if let Some(datagrams) = &mut self.datagrams {
+            datagrams.close(Instant::now());
+        }
         self.records.close_notify();
         let flush = async {
             while !self.records.flush()? {
@@ -274,5 +364,13 @@ impl Link {
         };
         // Whoever does not read our farewell will find the connection closed.
         let _ = tokio::time::timeout(FAREWELL, flush).await;
+    }
+}
+
+/// Waits until the datagram channel has something; for ever without one.
+async fn readable(datagrams: Option<&Datagrams>) {
+    match datagrams {
+        Some(datagrams) => datagrams.readable().await,
+        None => std::future::pending().await,
     }
 }

@@ -6,8 +6,10 @@
 //! | `exchange` | one HTTP request and its response on that connection |
 //! | `opening` | CONNECT and what the server assigns |
 //! | `records` | frames to TLS records and back |
+//! | `datagrams` | the UDP channel beside them: handshake, MTU, when there is one |
 //! | `link` | one live connection, driven to its end |
 
+mod datagrams;
 mod exchange;
 mod link;
 mod opening;
@@ -20,5 +22,5 @@ pub(crate) use opening::{Opened, Opening, open};
 pub(crate) use outer::{Outer, OuterConnection};
 
 pub use exchange::ExchangeError;
-pub use opening::OpeningError;
+pub use opening::{OpeningError, UseDatagrams};
 pub use outer::OuterError;

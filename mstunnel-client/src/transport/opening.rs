@@ -7,18 +7,22 @@ use std::time::{Duration, Instant};
 
 use mstunnel_proto::auth::signin::USER_AGENT;
 use mstunnel_proto::connect::{AnswerError, AnswerReader, ConnectRequest, RekeyMethod};
-use mstunnel_proto::mtu::{DEFAULT_LINK, wanted_mtu};
+use mstunnel_proto::mtu::{DEFAULT_LINK, MIN_IPV6, MIN_LINK, wanted_mtu};
 use mstunnel_proto::session::{ClientConfig, ClientSession, Leases};
 use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 use zeroize::Zeroizing;
 
+use super::datagrams::{Datagrams, Plan};
 use super::link::Link;
 use super::outer::OuterConnection;
 use crate::params::{ParamsError, TunnelParams};
 
 /// How long a server may take to assign an address.
 const LIMIT: Duration = Duration::from_secs(20);
+
+/// What the key of the datagram channel is exported under. protocol.md 5.1.
+const EXPORTER_LABEL: &[u8] = b"EXPORTER-openconnect-psk";
 
 /// What a CONNECT says.
 pub(crate) struct Opening<'a> {
@@ -30,6 +34,20 @@ pub(crate) struct Opening<'a> {
     pub(crate) hostname: Option<String>,
     /// The addresses of the session so far, on a reconnect.
     pub(crate) leases: Leases,
+    /// Whether a datagram channel is wanted.
+    pub(crate) datagrams: UseDatagrams,
+    /// The mark of our sockets, if they have one.
+    pub(crate) mark: Option<u32>,
+}
+
+/// Whether packets may travel as datagrams.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum UseDatagrams {
+    /// Whenever the server offers it and the path carries them.
+    #[default]
+    Yes,
+    /// Everything stays on TLS.
+    No,
 }
 
 /// A live link.
@@ -90,6 +108,7 @@ pub(crate) async fn open(
         address_v4: opening.leases.v4,
         full_ipv6: true,
         address_v6: opening.leases.v6,
+        psk_negotiate: opening.datagrams == UseDatagrams::Yes,
         ..ConnectRequest::default()
     };
     let bytes = Zeroizing::new(request.encode(&opening.host));
@@ -111,7 +130,22 @@ pub(crate) async fn open(
         leases: params.leases(),
     };
     let (tcp, tls) = connection.into_parts();
-    let link = Link::new(ClientSession::new(config, now), tcp, tls, &rest);
+    let plan =
+        params.said.dtls.clone().filter(|_| opening.datagrams == UseDatagrams::Yes).and_then(|offer| {
+            // Without the key the session stays on TLS.
+            let psk = tls.export_keying_material([0; 32], EXPORTER_LABEL, None).ok()?;
+            Some(Plan {
+                psk: Zeroizing::new(psk),
+                offer,
+                server: remote.ip(),
+                mark: opening.mark,
+                mtu: params.said.mtu,
+                link: params.said.base_mtu,
+                floor: if params.said.v6.is_some() { MIN_IPV6.get() } else { MIN_LINK.get() },
+            })
+        });
+    let datagrams = plan.map(|plan| Datagrams::new(plan, now));
+    let link = Link::new(ClientSession::new(config, now), tcp, tls, datagrams, &rest);
     Ok(Opened { link, params, remote })
 }
 

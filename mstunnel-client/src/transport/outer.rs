@@ -85,6 +85,11 @@ impl Outer {
         Self { url, tls, mark, settled: None }
     }
 
+    /// The mark of our sockets, if they have one.
+    pub(crate) fn mark(&self) -> Option<u32> {
+        self.mark
+    }
+
     /// The server.
     pub(crate) fn url(&self) -> &ServerUrl {
         &self.url

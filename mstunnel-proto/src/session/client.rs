@@ -249,6 +249,11 @@ impl ClientSession {
         }
     }
 
+    /// The path carries no packets longer than `mtu` bytes; never more than the server announced.
+    pub fn limit_mtu(&mut self, mtu: u16) {
+        self.config.mtu = self.config.mtu.min(mtu);
+    }
+
     /// The bytes of the stream are not CSTP.
     pub fn handle_frame_error(&mut self) {
         self.end(ClientEvent::ServerFault);
@@ -333,6 +338,26 @@ impl ClientSession {
             }
             State::Over(_) | State::Told => None,
         }
+    }
+
+    /// As [`ClientSession::poll_transmit`], but only what travels as a datagram: for a caller whose stream is
+    /// blocked.
+    pub fn poll_datagram(&mut self, out: &mut PacketBuf) -> bool {
+        out.clear();
+        if self.state != State::Live {
+            return false;
+        }
+        if let Some(place) = self.owed.iter().position(|(channel, _)| *channel == Channel::Datagram) {
+            let (channel, payload) = self.owed.remove(place).expect("the place was just found");
+            out.fill(&payload);
+            channel.encapsulate(FrameKind::DpdResponse, out);
+            return true;
+        }
+        if std::mem::take(&mut self.ask_datagram) {
+            Channel::Datagram.encapsulate(FrameKind::DpdRequest, out);
+            return true;
+        }
+        false
     }
 
     /// Takes how the connection ended, once.
