@@ -40,7 +40,7 @@ pub fn skip(reason: &str) {
 }
 
 /// Finds `program` in `PATH` and in the system directories that a user's `PATH` often lacks.
-pub(crate) fn find_program(program: &str) -> Option<String> {
+pub fn find_program(program: &str) -> Option<String> {
     let path = env::var("PATH").unwrap_or_default();
     path.split(':')
         .chain(["/usr/sbin", "/sbin", "/usr/bin", "/bin"])

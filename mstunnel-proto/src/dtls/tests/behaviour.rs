@@ -26,6 +26,19 @@ fn every_suite_opens_and_carries_packets_both_ways() {
     }
 }
 
+/// OpenSSL and GnuTLS drop what says anything else; only a first hello may say 1.0.
+#[test]
+fn every_record_but_the_hello_says_version_1_2() {
+    let mut world = World::open();
+    let (hellos, rest) = world.to_server.split_at_mut(2);
+    assert!(hellos.iter().all(|hello| hello[..3] == [22, 0xfe, 0xff]));
+    for datagram in rest.iter_mut().chain(&mut world.to_client[1..]) {
+        for record in records(datagram) {
+            assert_eq!(record[1..3], [0xfe, 0xfd], "type {}", record[0]);
+        }
+    }
+}
+
 #[test]
 fn the_server_prefers_its_own_first_suite() {
     let world = World::open();
