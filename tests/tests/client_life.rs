@@ -310,6 +310,25 @@ fn keys_that_are_old_make_a_new_connection_with_the_same_cookie_and_no_goodbye()
     }
 }
 
+/// The same with real servers, whose times have some seconds of chance in them, in the middle of a download.
+///
+/// Covers: statement 44
+#[test]
+fn new_keys_cut_no_download() {
+    for start in BOTH {
+        let Some(network) = Network::new() else { return };
+        let setup = Setup::new().advanced("rekey-time", 4).advanced("rekey-method", "new-tunnel");
+        let Some(gateway) = start(&setup, &network) else { return };
+        let Some(mut client) = proxy(&network, &gateway) else { return };
+        let before = address(&network, &gateway);
+        let mut download = slow_page(&network, 80, gateway.directory());
+        client.wait_for(Stream::Stderr, "connected again", 1, LONG);
+        assert_eq!(download.wait_end(LONG).code(), Some(0), "the download was cut");
+        assert_eq!(download.text(Stream::Stdout).len(), 80);
+        assert_eq!(address(&network, &gateway), before);
+    }
+}
+
 /// Covers: statement 40, statement 43
 #[test]
 fn no_frame_that_ends_a_session_is_followed_by_a_reconnect_and_a_farewell_says_why() {
