@@ -8,11 +8,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mstunnel_client::proxy::socks;
+use mstunnel_proto::auth::signin::{SignIn, SignInConfig, Step};
 use mstunnel_proto::auth::{Answer, ConnectionId, LoginConfig, LoginDesk, Verdict};
 use mstunnel_proto::config::{Configuration, Site};
-use mstunnel_proto::connect::{ConnectParams, ConnectRequest};
+use mstunnel_proto::connect::{AnswerReader, ConnectParams, ConnectRequest};
 use mstunnel_proto::frame::{Frames, MAX_FRAME, Remainder};
-use mstunnel_proto::http::{Request, RequestReader, ResponseReader};
+use mstunnel_proto::http::{HttpError, Reply, Request, RequestReader, ResponseReader};
 use mstunnel_proto::packet::{self, Packet};
 
 /// A fuzz target: its name, which is also its corpus folder, and what it does.
@@ -26,6 +27,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "frame_stream", run: frame_stream },
     Target { name: "http_request", run: http_request },
     Target { name: "http_response", run: http_response },
+    Target { name: "sign_in", run: sign_in },
     Target { name: "login_xml", run: login_xml },
     Target { name: "login_desk", run: login_desk },
     Target { name: "connect_request", run: connect_request },
@@ -34,6 +36,9 @@ pub const TARGETS: &[Target] = &[
     Target { name: "inner_packet", run: inner_packet },
     Target { name: "socks5", run: socks5 },
 ];
+
+/// Bytes of the pieces in which a stream comes, beside all at once: whatever they are, what is read is the same.
+const CUTS: [usize; 2] = [1, 7];
 
 const SOURCE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
 
@@ -99,9 +104,58 @@ fn requests(mut data: &[u8]) -> Vec<Request> {
 
 /// A server's answer, as the client reads it.
 pub fn http_response(data: &[u8]) {
-    let mut reader = ResponseReader::new();
-    let _ = reader.handle_bytes(data);
-    let _ = reader.poll_reply();
+    let whole = reply_in(data, data.len().max(1));
+    for size in CUTS {
+        assert!(reply_in(data, size) == whole, "a cut changed the response");
+    }
+}
+
+/// The first response of a stream that comes in pieces and ends, and how many bytes it had.
+fn reply_in(data: &[u8], size: usize) -> Result<Option<(Reply, usize)>, HttpError> {
+    let (mut reader, mut taken) = (ResponseReader::new(), 0);
+    for piece in data.chunks(size) {
+        taken += reader.handle_bytes(piece)?;
+        if let Some(reply) = reader.poll_reply() {
+            return Ok(Some((reply, taken)));
+        }
+    }
+    reader.handle_end()?;
+    Ok(reader.poll_reply().map(|reply| (reply, taken)))
+}
+
+/// A whole sign-in of the client: one response after the other, every question answered.
+pub fn sign_in(mut data: &[u8]) {
+    let mut sign_in = SignIn::new(SignInConfig {
+        host: "vpn.example".to_owned(),
+        path: "/".to_owned(),
+        group: None,
+        token: None,
+    });
+    let is_shown = |text: &str| !text.chars().any(|c| c.is_control() && c != '\n');
+    while let Some(request) = sign_in.poll_request() {
+        assert!(request.starts_with(b"POST /"), "a request to another place");
+        let Ok(Some((reply, taken))) = reply_in(data, data.len().max(1)) else { return };
+        data = &data[taken..];
+        match sign_in.handle_reply(&reply) {
+            Ok(Step::Complete(signed_in)) => {
+                assert!(signed_in.cookie.bytes().all(|byte| byte.is_ascii_graphic() && byte != b';'));
+                assert!(signed_in.banner.is_none_or(|banner| is_shown(&banner)));
+                return;
+            }
+            Ok(Step::Again) => {}
+            Ok(Step::Ask(form)) => {
+                assert!(form.message.iter().chain(&form.error).all(|text| is_shown(text)));
+                assert!(form.inputs.iter().all(|input| is_shown(&input.label)));
+                if sign_in.answer(|_| "<&answer>").is_err() {
+                    return;
+                }
+            }
+            Err(error) => {
+                assert!(is_shown(&error.to_string()), "{error}");
+                return;
+            }
+        }
+    }
 }
 
 /// The body of a login request, in either language.
@@ -141,7 +195,19 @@ pub fn connect_request(data: &[u8]) {
 
 /// The server's answer to a CONNECT, as the client reads it.
 pub fn connect_answer(data: &[u8]) {
-    let _ = ConnectParams::parse(data);
+    let whole = ConnectParams::parse(data);
+    for size in CUTS {
+        let (mut reader, mut taken) = (AnswerReader::new(), 0);
+        let failed = data.chunks(size).find_map(|piece| match reader.handle_bytes(piece) {
+            Ok(count) => {
+                taken += count;
+                None
+            }
+            Err(error) => Some(error),
+        });
+        let found = failed.map_or_else(|| Ok(reader.poll_params().map(|params| (params, taken))), Err);
+        assert!(found == whole, "a cut changed the answer");
+    }
 }
 
 /// Configuration and site files.

@@ -369,11 +369,5 @@ fn push(out: &mut String, text: fmt::Arguments<'_>) {
     out.write_fmt(text).expect("writing to a string does not fail");
 }
 
-/// Reads a document of a server as a sign-in would, and tells whether it could: the way in for fuzzers.
-#[doc(hidden)]
-pub fn fuzz_page(body: &[u8]) -> bool {
-    Page::read(body).is_ok()
-}
-
 #[cfg(test)]
 mod tests;
