@@ -6,8 +6,8 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use mstunnel_tests::{
-    Environment, FrameType, Gateway, Heard, LONG, Network, Openconnect, Peer, RawClient, SHORT, Setup, Tls,
-    until,
+    Environment, Frame, FrameType, Gateway, Heard, Inner, LONG, Network, Openconnect, Peer, RawClient, SHORT,
+    Setup, Tls, icmp_echo, until,
 };
 
 const PASSWORD: &str = "secret of alice";
@@ -158,12 +158,25 @@ fn of_two_connects_at_the_same_moment_one_works_and_the_other_ends() {
             [scope.spawn(open), scope.spawn(open)].map(|opened| opened.join().expect("a tunnel"))
         });
         let ended = until("the end of one of them", SHORT, || {
-            both.iter_mut().position(|(raw, _)| {
-                matches!(raw.hear(Duration::from_millis(20)), Heard::Record(_) | Heard::Closed(_))
+            both.iter_mut().position(|(raw, _)| match raw.hear(Duration::from_millis(20)) {
+                Heard::Record(record) => {
+                    Frame::from_record(&record).expect("a frame").kind == FrameType::DISCONNECT
+                }
+                Heard::Closed(_) => true,
+                Heard::Silence => false,
             })
         });
         let (raw, lease) = &mut both[1 - ended];
-        raw.ping((*lease).into(), Network::CORPORATE_V4.into(), format!("round {round}").as_bytes());
+        let data = format!("round {round}");
+        let echo = icmp_echo((*lease).into(), Network::CORPORATE_V4.into(), 1, data.as_bytes());
+        // A packet on its way while the session changes hands may be lost.
+        until("an answer on the other", SHORT, || {
+            raw.send_packet(&echo);
+            let Heard::Record(record) = raw.hear(Duration::from_secs(1)) else { return None };
+            let packet = Frame::from_record(&record).expect("a frame").payload;
+            let inner = Inner::parse(&packet)?;
+            (inner.echo_reply() == Some(data.as_bytes())).then_some(())
+        });
         assert_eq!(gateway.sessions(&network), 1);
     }
 }
@@ -246,11 +259,11 @@ fn dpd_and_keepalive_do_not_keep_an_idle_session_but_packets_do() {
         busy.ping(lease, Network::CORPORATE_V4.into(), b"busy");
         if ended.is_none() {
             idle.send_frame(FrameType::KEEPALIVE, b"");
-            if idle.try_send(&mstunnel_tests::Frame::new(FrameType::DPD_REQUEST, *b"x").encode()).is_err() {
+            if idle.try_send(&Frame::new(FrameType::DPD_REQUEST, *b"x").encode()).is_err() {
                 ended = Some(start.elapsed());
             }
-            while let mstunnel_tests::Heard::Record(record) = idle.hear(Duration::from_millis(10)) {
-                let frame = mstunnel_tests::Frame::from_record(&record).expect("one frame");
+            while let Heard::Record(record) = idle.hear(Duration::from_millis(10)) {
+                let frame = Frame::from_record(&record).expect("one frame");
                 if frame.kind == FrameType::DISCONNECT {
                     ended = ended.or(Some(start.elapsed()));
                 }

@@ -15,7 +15,7 @@ use mstunnel_proto::dtls::{Keying, Suite, SuiteHeader};
 use mstunnel_proto::http::{Request, Response};
 use mstunnel_proto::pool::OwnerKey;
 use mstunnel_proto::session::{
-    Admit, Attach, AttachRefused, Attachment, Session, SessionCounters, SessionParams, Standing,
+    Admit, Attach, AttachRefused, Attachment, Leases, Session, SessionCounters, SessionParams, Standing,
 };
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
@@ -211,7 +211,8 @@ async fn drive(
         // The stop looked for live connections before this one was entered.
         live.close(CloseReason::ServerShutdown);
     }
-    let ended = tokio::task::spawn_local(turns(Rc::clone(&tunnel), Rc::clone(context))).await;
+    let turns = turns(Rc::clone(&tunnel), number, addresses, Rc::clone(context));
+    let ended = tokio::task::spawn_local(turns).await;
     context.tunnels.leave(number, addresses);
     context.shared.live.leave(&live, addresses.iter());
     match ended {
@@ -224,12 +225,24 @@ async fn drive(
 }
 
 /// The drive loop: a turn whenever the socket, a timer or somebody else wants one.
-async fn turns(tunnel: Rc<RefCell<Tunnel>>, context: Rc<WorkerContext>) -> CloseReason {
+async fn turns(
+    tunnel: Rc<RefCell<Tunnel>>,
+    number: u64,
+    addresses: Leases,
+    context: Rc<WorkerContext>,
+) -> CloseReason {
+    let reason = until_closed(&tunnel, &context).await;
+    // In the turn that said goodbye: a packet that comes now is for who took the session over elsewhere.
+    context.tunnels.leave(number, addresses);
+    reason
+}
+
+async fn until_closed(tunnel: &RefCell<Tunnel>, context: &WorkerContext) -> CloseReason {
     let timer = tokio::time::sleep(std::time::Duration::ZERO);
     tokio::pin!(timer);
     std::future::poll_fn(|cx| {
         let mut tunnel = tunnel.borrow_mut();
-        if let Poll::Ready(reason) = tunnel.poll(cx, &context, Instant::now()) {
+        if let Poll::Ready(reason) = tunnel.poll(cx, context, Instant::now()) {
             return Poll::Ready(reason);
         }
         if let Some(at) = tunnel.arm() {
