@@ -25,6 +25,9 @@ const HEAD_START: Duration = Duration::from_millis(250);
 /// How long all addresses together may take, and then TLS.
 const LIMIT: Duration = Duration::from_secs(15);
 
+/// How long a name is asked for when there is an address that served before.
+const LOOKUP_LIMIT: Duration = Duration::from_secs(5);
+
 /// The most addresses of a name that are tried.
 const MAX_ADDRESSES: usize = 8;
 
@@ -36,6 +39,8 @@ pub(crate) struct Outer {
     mark: Option<u32>,
     /// The address that was connected and verified first: a session stays with it (R65).
     settled: Option<SocketAddr>,
+    /// Whether the name is asked again before that address is taken.
+    asks_again: bool,
 }
 
 /// A connection whose server is verified.
@@ -82,7 +87,7 @@ pub enum OuterError {
 impl Outer {
     /// Connections to `url`; with `mark`, their sockets carry it (SO_MARK), so that routing can tell them apart.
     pub(crate) fn new(url: ServerUrl, tls: Arc<ClientConfig>, mark: Option<u32>) -> Self {
-        Self { url, tls, mark, settled: None }
+        Self { url, tls, mark, settled: None, asks_again: false }
     }
 
     /// The mark of our sockets, if they have one.
@@ -110,6 +115,7 @@ impl Outer {
             .map_err(|_| silent())?
             .map_err(|error| self.refusal(error, remote))?;
         self.settled = Some(remote);
+        self.asks_again = false;
         Ok(OuterConnection { stream, remote })
     }
 
@@ -118,9 +124,18 @@ impl Outer {
         if let Some(address) = self.url.address() {
             return Ok(vec![SocketAddr::new(address, self.url.port())]);
         }
-        if let Some(settled) = self.settled {
-            return Ok(vec![settled]);
+        match self.settled {
+            None => self.look_up().await,
+            Some(settled) if !self.asks_again => Ok(vec![settled]),
+            // With the tunnel down there may be nobody to ask: its name servers are behind it.
+            Some(settled) => match timeout(LOOKUP_LIMIT, self.look_up()).await {
+                Ok(Ok(found)) => Ok(found),
+                Ok(Err(_)) | Err(_) => Ok(vec![settled]),
+            },
         }
+    }
+
+    async fn look_up(&self) -> Result<Vec<SocketAddr>, OuterError> {
         let failed = |source| OuterError::Name { host: self.url.host(), source };
         let found = tokio::net::lookup_host((self.url.host(), self.url.port())).await.map_err(failed)?;
         let found: Vec<SocketAddr> = found.take(MAX_ADDRESSES).collect();
@@ -130,9 +145,9 @@ impl Outer {
         Ok(found)
     }
 
-    /// Forgets the address of the session: the server may have moved.
+    /// Asks for the name again at the next try: the server may have moved.
     pub(crate) fn unsettle(&mut self) {
-        self.settled = None;
+        self.asks_again = true;
     }
 
     fn refusal(&self, error: io::Error, address: SocketAddr) -> OuterError {
@@ -190,5 +205,25 @@ impl OuterConnection {
     /// The parts, for the loop that moves frames.
     pub(crate) fn into_parts(self) -> (TcpStream, ClientConnection) {
         self.stream.into_inner()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// With the tunnel down its name servers are, too: the address that served before is tried again.
+    #[tokio::test]
+    async fn a_name_that_nobody_answers_for_leads_to_the_address_that_served_before() {
+        let config = tls::TlsOptions::default().config();
+        let Ok(config) = config else { return }; // no authorities on this machine
+        // RFC 6761 section 6.4: never a name.
+        let url: ServerUrl = "https://vpn.invalid".parse().unwrap();
+        let mut outer = Outer::new(url, Arc::new(config), None);
+        assert!(matches!(outer.addresses().await, Err(OuterError::Name { .. })));
+        let before: SocketAddr = "192.0.2.1:443".parse().unwrap();
+        outer.settled = Some(before);
+        outer.unsettle();
+        assert_eq!(outer.addresses().await.unwrap(), [before]);
     }
 }
