@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::commands::{get, ping, proxy, show};
+use crate::commands::{self, get, ping, proxy, run, show};
 
 /// A VPN client for mstunnel, ocserv and other OpenConnect servers
 ///
@@ -27,7 +27,10 @@ enum Command {
     Get(get::Args),
     Ping(ping::Args),
     Proxy(proxy::Args),
+    Run(run::Args),
     Show(show::Args),
+    #[command(name = commands::ENTER, hide = true)]
+    Enter(run::EnterArgs),
 }
 
 /// Runs the command line.
@@ -38,7 +41,9 @@ pub(crate) fn main() -> ExitCode {
         Command::Get(args) => args.execute(),
         Command::Ping(args) => args.execute(),
         Command::Proxy(args) => args.execute(),
+        Command::Run(args) => args.execute(),
         Command::Show(args) => args.execute(),
+        Command::Enter(args) => Ok(args.execute()),
     };
     done.unwrap_or_else(|error| {
         // A closed stderr is the caller's choice.

@@ -14,13 +14,17 @@
 //! | [`tls`] | how the server is known |
 //! | [`packets`] | the bounded queue of IP packets between a tunnel and its user |
 //! | [`params`] | what the server assigned, typed |
+//! | [`device`] | the tunnel as a TUN device of the kernel |
+//! | [`exec`] | one command in a network of its own that has nothing but the tunnel; no privileges |
 //! | [`dial`] | connections by name or address, as the routes want it |
 //! | [`fetch`] | one page over HTTP |
 //! | [`proxy`] | SOCKS5, HTTP and forwards on this host that lead into the tunnel |
 //! | [`resolve`] | names to addresses, through the tunnel |
 //! | [`stack`] | TCP, UDP and ping over the packets, without privileges |
 
+pub mod device;
 pub mod dial;
+pub mod exec;
 pub mod fetch;
 pub mod packets;
 pub mod params;
@@ -29,6 +33,7 @@ pub mod resolve;
 mod server_url;
 pub mod signin;
 pub mod stack;
+mod sys;
 pub mod tls;
 mod transport;
 mod tunnel;

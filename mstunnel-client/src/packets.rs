@@ -93,6 +93,11 @@ impl Packets {
         (end(to_b, from_b), end(to_a, from_a))
     }
 
+    /// The longest packet that a buffer holds, in bytes.
+    pub fn max_packet(&self) -> usize {
+        self.sender.max_packet()
+    }
+
     /// The two halves, to be used by two tasks.
     pub fn split(self) -> (PacketSender, PacketReceiver) {
         (self.sender, self.receiver)

@@ -1,7 +1,7 @@
 //! The corporate host: a web page that says who asked, an iperf3 server, a UDP listener.
 
 use std::io::{BufRead, BufReader, Write};
-use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -31,6 +31,9 @@ impl Corporate {
     /// The port of the web server.
     pub const WEB_PORT: u16 = 80;
 
+    /// The address of the name server, which the server tells its clients.
+    pub const NAMES: Ipv4Addr = Ipv4Addr::new(10, 20, 0, 53);
+
     pub(crate) fn new(netns: Netns) -> Self {
         let any: IpAddr = Ipv6Addr::UNSPECIFIED.into(); // both families
         let listener = netns.with(|| TcpListener::bind((any, Self::WEB_PORT))).expect("port 80 is free");
@@ -48,6 +51,28 @@ impl Corporate {
         let mut process = self.netns.start("iperf3", &["--server", "--forceflush"], directory);
         process.wait_for(Stream::Stdout, "Server listening", 1, SHORT);
         process
+    }
+
+    /// Answers names on [`Corporate::NAMES`]: web.corp.example (both families) and out.corp.example (198.51.100.1,
+    /// which is no corporate host). Needs dnsmasq.
+    pub fn start_names(&self, directory: &Path) -> Process {
+        self.netns.run("ip", &["addr", "add", &format!("{}/24", Self::NAMES), "dev", "eth0"]);
+        let listen = format!("--listen-address={}", Self::NAMES);
+        let arguments = [
+            "--no-daemon",
+            "--conf-file=/dev/null",
+            "--no-resolv",
+            "--no-hosts",
+            "--user=root",
+            "--pid-file=",
+            "--bind-interfaces",
+            &listen,
+            "--host-record=web.corp.example,10.20.0.2,fd00:20::2",
+            "--host-record=out.corp.example,198.51.100.1",
+        ];
+        let mut names = self.netns.start("dnsmasq", &arguments, directory);
+        names.wait_for(Stream::Stderr, "started", 1, SHORT);
+        names
     }
 
     /// Listens on UDP `port` of both families.

@@ -4,5 +4,9 @@ pub(crate) mod get;
 mod online;
 pub(crate) mod ping;
 pub(crate) mod proxy;
+pub(crate) mod run;
 pub(crate) mod show;
 mod target;
+
+/// The name of the command by which `run` starts this program a second time.
+pub(crate) const ENTER: &str = "enter-namespaces";

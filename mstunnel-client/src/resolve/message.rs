@@ -143,7 +143,7 @@ impl Query {
 }
 
 /// Whether `name` is a host name that can be asked for: labels of letters, digits, hyphens and underscores.
-pub(super) fn is_name(name: &str) -> bool {
+pub(crate) fn is_name(name: &str) -> bool {
     let name = name.strip_suffix('.').unwrap_or(name);
     let is_label = |label: &str| {
         (1..=63).contains(&label.len())

@@ -13,7 +13,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
 use crate::stack::{Stack, random};
-use message::{Answer, Kind, MAX_ALIASES, Query, is_name};
+pub(crate) use message::is_name;
+use message::{Answer, Kind, MAX_ALIASES, Query};
 
 /// How long one server may take for one answer.
 const TIMEOUT: Duration = Duration::from_secs(2);
