@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::commands::{self, get, ping, proxy, run, show};
+use crate::commands::{self, connect, get, ping, proxy, restore, run, show};
 
 /// A VPN client for mstunnel, ocserv and other OpenConnect servers
 ///
@@ -24,9 +24,11 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Connect(connect::Args),
     Get(get::Args),
     Ping(ping::Args),
     Proxy(proxy::Args),
+    Restore(restore::Args),
     Run(run::Args),
     Show(show::Args),
     #[command(name = commands::ENTER, hide = true)]
@@ -38,9 +40,11 @@ pub(crate) fn main() -> ExitCode {
     let cli = Cli::parse();
     log(cli.verbose);
     let done = match cli.command {
+        Command::Connect(args) => args.execute(),
         Command::Get(args) => args.execute(),
         Command::Ping(args) => args.execute(),
         Command::Proxy(args) => args.execute(),
+        Command::Restore(args) => args.execute(),
         Command::Run(args) => args.execute(),
         Command::Show(args) => args.execute(),
         Command::Enter(args) => Ok(args.execute()),

@@ -16,6 +16,7 @@
 //! | [`params`] | what the server assigned, typed |
 //! | [`device`] | the tunnel as a TUN device of the kernel |
 //! | [`exec`] | one command in a network of its own that has nothing but the tunnel; no privileges |
+//! | [`host`] | the whole machine behind the tunnel: routes, rules and resolver, put back afterwards |
 //! | [`dial`] | connections by name or address, as the routes want it |
 //! | [`fetch`] | one page over HTTP |
 //! | [`proxy`] | SOCKS5, HTTP and forwards on this host that lead into the tunnel |
@@ -26,6 +27,7 @@ pub mod device;
 pub mod dial;
 pub mod exec;
 pub mod fetch;
+pub mod host;
 pub mod packets;
 pub mod params;
 pub mod proxy;

@@ -16,7 +16,7 @@ mod resolv_conf;
 mod tun;
 
 pub use error::DeviceError;
-pub(crate) use netlink::{Kind, Netlink, RouteEntry};
+pub(crate) use netlink::{Kind, Netlink, RouteEntry, Rule};
 pub use plan::{Plan, PlannedRoute, Way};
-pub(crate) use resolv_conf::resolv_conf;
+pub(crate) use resolv_conf::{MARKER, resolv_conf};
 pub use tun::{Tun, check_name, create};

@@ -1,0 +1,314 @@
+//! Who answers names: systemd-resolved where it does, else `/etc/resolv.conf`.
+//!
+//! systemd-resolved is told per interface, and forgets when the interface goes. `/etc/resolv.conf` is exchanged for
+//! one of ours in one step, and the former one, be it a file or a link, kept beside it. Where it is a mount of its
+//! own (containers) it cannot be exchanged; then its text is kept in the state directory and rewritten in place.
+//!
+//! `/etc/resolv.conf` knows no split DNS: with it the tunnel's name servers are asked for every name.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+
+use super::state::State;
+use crate::device::{MARKER, Plan, resolv_conf};
+
+const RESOLV_CONF: &str = "/etc/resolv.conf";
+
+/// Its place while ours is there. On the same file system, and it survives a restart of the machine.
+const KEPT: &str = "/etc/resolv.conf.before-mstunnel";
+
+/// The file that systemd-resolved serves.
+const STUB: &str = "/run/systemd/resolve/stub-resolv.conf";
+
+/// How much of a program's complaint is kept.
+const MAX_REASON_CHARS: usize = 300;
+
+/// Why names cannot be asked through the tunnel.
+#[derive(Debug, thiserror::Error)]
+pub enum ResolverError {
+    /// A file.
+    #[error("cannot {what} {}: {source}", path.display())]
+    File {
+        /// What was attempted.
+        what: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// systemd-resolved says no.
+    #[error("resolvectl {arguments}: {reason}")]
+    Resolved {
+        /// What it was asked.
+        arguments: String,
+        /// Its own words, on one line and cut.
+        reason: String,
+    },
+}
+
+fn file(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> ResolverError {
+    let path = path.to_owned();
+    move |source| ResolverError::File { what, path, source }
+}
+
+/// How names are asked through the tunnel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ResolverKind {
+    /// By systemd-resolved, for the device.
+    Resolved,
+    /// By `/etc/resolv.conf`.
+    File,
+}
+
+impl ResolverKind {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Resolved => "resolved",
+            Self::File => "file",
+        }
+    }
+
+    pub(super) fn of_name(name: &str) -> Option<Self> {
+        [Self::Resolved, Self::File].into_iter().find(|kind| kind.name() == name)
+    }
+}
+
+/// The one that this host has.
+#[derive(Debug)]
+pub(super) enum Resolver {
+    Resolved { interface: String },
+    File(Files),
+}
+
+impl Resolver {
+    /// Finds out which it is.
+    pub(super) fn find(interface: &str, directory: &Path) -> Self {
+        let serves = fs::read_to_string(RESOLV_CONF).is_ok_and(|text| text.contains("nameserver 127.0.0.53"));
+        let has_tool = || resolvectl(&["--version"]).is_ok();
+        if serves && Path::new(STUB).exists() && has_tool() {
+            return Self::Resolved { interface: interface.to_owned() };
+        }
+        Self::File(Files::of_this_host(directory))
+    }
+
+    pub(super) fn kind(&self) -> ResolverKind {
+        match self {
+            Self::Resolved { .. } => ResolverKind::Resolved,
+            Self::File(_) => ResolverKind::File,
+        }
+    }
+
+    /// Names are asked as `plan` says.
+    pub(super) fn apply(&self, plan: &Plan) -> Result<(), ResolverError> {
+        match self {
+            Self::Resolved { interface } => {
+                for arguments in resolvectl_arguments(interface, plan) {
+                    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+                    resolvectl(&arguments)?;
+                }
+                Ok(())
+            }
+            Self::File(files) => files.take_over(&resolv_conf(plan)),
+        }
+    }
+}
+
+/// Names are asked as before. The device, and with it what systemd-resolved knows of it, may be gone already.
+pub(super) fn undo(state: &State) -> Result<(), ResolverError> {
+    match state.resolver {
+        Some(ResolverKind::Resolved) => {
+            if let Err(error) = resolvectl(&["revert", &state.interface]) {
+                tracing::debug!(%error, "nothing to revert");
+            }
+            Ok(())
+        }
+        Some(ResolverKind::File) => Files::of_this_host(&state.directory).put_back(),
+        None => Ok(()),
+    }
+}
+
+/// What systemd-resolved is told: servers; domains to search, and `~` those to route; whether it asks by default.
+fn resolvectl_arguments(interface: &str, plan: &Plan) -> Vec<Vec<String>> {
+    let command = |name: &str, values: Vec<String>| {
+        [name.to_owned(), interface.to_owned()].into_iter().chain(values).collect::<Vec<_>>()
+    };
+    let is_split = !plan.split_dns.is_empty();
+    let routed: Vec<String> = match is_split {
+        true => plan.split_dns.iter().map(|domain| format!("~{domain}")).collect(),
+        false => vec!["~.".to_owned()],
+    };
+    let domains = plan.search.iter().cloned().chain(routed).collect();
+    vec![
+        command("dns", plan.dns.iter().map(ToString::to_string).collect()),
+        command("domain", domains),
+        command("default-route", vec![if is_split { "no" } else { "yes" }.to_owned()]),
+    ]
+}
+
+fn resolvectl(arguments: &[&str]) -> Result<(), ResolverError> {
+    let refused = |reason: &str| {
+        let words = reason.split_whitespace().collect::<Vec<_>>().join(" ");
+        ResolverError::Resolved {
+            arguments: arguments.join(" "),
+            reason: words.chars().take(MAX_REASON_CHARS).collect(),
+        }
+    };
+    let output = Command::new("resolvectl").args(arguments).stdin(Stdio::null()).output();
+    let output = output.map_err(|error| refused(&error.to_string()))?;
+    if output.status.success() { Ok(()) } else { Err(refused(&String::from_utf8_lossy(&output.stderr))) }
+}
+
+/// `resolv.conf` and the places of the former one.
+#[derive(Debug)]
+pub(super) struct Files {
+    conf: PathBuf,
+    /// The former file or link itself.
+    kept: PathBuf,
+    /// A copy of its text.
+    copy: PathBuf,
+}
+
+impl Files {
+    fn of_this_host(directory: &Path) -> Self {
+        Self { conf: RESOLV_CONF.into(), kept: KEPT.into(), copy: directory.join("resolv.conf.before") }
+    }
+
+    fn is_ours(&self) -> bool {
+        fs::read_to_string(&self.conf).is_ok_and(|text| text.starts_with(MARKER))
+    }
+
+    fn take_over(&self, text: &str) -> Result<(), ResolverError> {
+        if self.is_ours() {
+            return self.rewrite(text);
+        }
+        if self.is_mount() {
+            let former = fs::read(&self.conf).map_err(file("read", &self.conf))?;
+            write(&self.copy, &former).map_err(file("write", &self.copy))?;
+            return self.rewrite(text);
+        }
+        write(&self.kept, text.as_bytes()).map_err(file("write", &self.kept))?;
+        let exchanged = renameat_with(CWD, &self.kept, CWD, &self.conf, RenameFlags::EXCHANGE);
+        exchanged.map_err(|error| {
+            let _ = fs::remove_file(&self.kept);
+            file("take over", &self.conf)(error.into())
+        })
+    }
+
+    fn rewrite(&self, text: &str) -> Result<(), ResolverError> {
+        fs::write(&self.conf, text).map_err(file("write", &self.conf))
+    }
+
+    fn put_back(&self) -> Result<(), ResolverError> {
+        if self.is_ours() {
+            if fs::symlink_metadata(&self.kept).is_ok() && !self.is_mount() {
+                return fs::rename(&self.kept, &self.conf).map_err(file("put back", &self.conf));
+            }
+            if let Ok(former) = fs::read(&self.copy) {
+                fs::write(&self.conf, former).map_err(file("put back", &self.conf))?;
+            }
+        } else if fs::symlink_metadata(&self.kept).is_ok() && !self.is_mount() {
+            // Somebody has written another one meanwhile, which is newer than what we kept.
+            fs::remove_file(&self.kept).map_err(file("remove", &self.kept))?;
+        }
+        match fs::remove_file(&self.copy) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(file("remove", &self.copy)(error)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether something is mounted on the file.
+    fn is_mount(&self) -> bool {
+        let Ok(mounts) = fs::read_to_string("/proc/self/mountinfo") else { return false };
+        let Ok(path) = fs::canonicalize(&self.conf) else { return false };
+        mounts.lines().any(|line| line.split(' ').nth(4).is_some_and(|at| Path::new(at) == path))
+    }
+}
+
+/// Writes a file that everybody may read, like the one that it stands for.
+fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    File::options().write(true).create(true).truncate(true).mode(0o644).open(path)?.write_all(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan(split_dns: &[&str]) -> Plan {
+        Plan {
+            mtu: 1400,
+            addresses: vec!["10.77.0.5".parse().unwrap()],
+            routes: Vec::new(),
+            is_full: false,
+            dns: vec!["10.20.0.53".parse().unwrap(), "fd00:20::53".parse().unwrap()],
+            search: vec!["corp.example".to_owned()],
+            split_dns: split_dns.iter().map(|&domain| domain.to_owned()).collect(),
+            notes: Vec::new(),
+        }
+    }
+
+    fn files(directory: &Path) -> Files {
+        Files {
+            conf: directory.join("resolv.conf"),
+            kept: directory.join("resolv.conf.before-mstunnel"),
+            copy: directory.join("copy"),
+        }
+    }
+
+    /// Covers: R67
+    #[test]
+    fn resolved_routes_all_names_or_the_split_ones() {
+        let text = |plan: &Plan| {
+            resolvectl_arguments("mst0", plan).iter().map(|line| line.join(" ")).collect::<Vec<_>>()
+        };
+        let all =
+            ["dns mst0 10.20.0.53 fd00:20::53", "domain mst0 corp.example ~.", "default-route mst0 yes"];
+        assert_eq!(text(&plan(&[])), all);
+        let split = text(&plan(&["corp.example", "lab.example"]));
+        assert_eq!(
+            split[1..],
+            ["domain mst0 corp.example ~corp.example ~lab.example", "default-route mst0 no"]
+        );
+    }
+
+    /// Covers: R67, R68
+    #[test]
+    fn the_former_file_or_link_comes_back_as_it_was() {
+        let directory = tempfile::tempdir().unwrap();
+        let files = files(directory.path());
+        let text = resolv_conf(&plan(&[]));
+        fs::write(&files.conf, "nameserver 192.0.2.1\n").unwrap();
+        files.take_over(&text).unwrap();
+        assert_eq!(fs::read_to_string(&files.conf).unwrap(), text);
+        assert!(text.ends_with("search corp.example\nnameserver 10.20.0.53\nnameserver fd00:20::53\n"));
+        files.take_over(&format!("{text}# changed\n")).unwrap();
+        files.put_back().unwrap();
+        files.put_back().unwrap();
+        assert_eq!(fs::read_to_string(&files.conf).unwrap(), "nameserver 192.0.2.1\n");
+        assert!(!files.kept.exists());
+
+        fs::rename(&files.conf, directory.path().join("target")).unwrap();
+        std::os::unix::fs::symlink("target", &files.conf).unwrap();
+        files.take_over(&text).unwrap();
+        assert!(!fs::symlink_metadata(&files.conf).unwrap().is_symlink());
+        files.put_back().unwrap();
+        assert_eq!(fs::read_link(&files.conf).unwrap(), Path::new("target"));
+        assert_eq!(fs::read_to_string(&files.conf).unwrap(), "nameserver 192.0.2.1\n");
+    }
+
+    #[test]
+    fn a_file_that_somebody_else_has_written_since_stays() {
+        let directory = tempfile::tempdir().unwrap();
+        let files = files(directory.path());
+        fs::write(&files.conf, "nameserver 192.0.2.1\n").unwrap();
+        files.take_over(&resolv_conf(&plan(&[]))).unwrap();
+        fs::write(&files.conf, "nameserver 192.0.2.2\n").unwrap();
+        files.put_back().unwrap();
+        assert_eq!(fs::read_to_string(&files.conf).unwrap(), "nameserver 192.0.2.2\n");
+        assert!(!files.kept.exists());
+    }
+}
