@@ -139,6 +139,32 @@ impl<'d> Section<'d> {
         self.take(key)?.section(report)
     }
 
+    /// Every key with its value, for a table whose keys are the operator's; their number must lie in `lengths`.
+    pub(super) fn entries(
+        self,
+        lengths: RangeInclusive<usize>,
+        report: &mut Report,
+    ) -> Vec<(&'d str, Item<'d>)> {
+        if !lengths.contains(&self.table.len()) {
+            let value = format!("a table of {}", self.table.len());
+            let want = format!("a table of {} to {}", lengths.start(), lengths.end());
+            report.push(Problem::new(&report.file, &self.path, &value, want).at_line(self.line));
+            return Vec::new();
+        }
+        let mut entries = Vec::with_capacity(self.table.len());
+        for (name, value) in self.table {
+            let key: &'d str = name.get_ref();
+            let item = Item {
+                source: self.source,
+                value: value.get_ref(),
+                key: self.key(&format!("{key:?}")),
+                line: line_of(self.source, &name.span()),
+            };
+            entries.push((key, item));
+        }
+        entries
+    }
+
     /// Refuses every key that nobody asked for.
     pub(super) fn finish(self, report: &mut Report) {
         for (name, _) in self.table {

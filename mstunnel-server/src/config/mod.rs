@@ -162,7 +162,10 @@ fn read(path: &Path, report: &mut Report) -> Option<Settings> {
     let auth_section = demand_section(&mut root, "auth", "a section with methods", report);
     let auth = auth::read(auth_section, base, report);
     let policy = policy(root.section("policy", report), base, report);
-    let egress = egress::read(root.section("egress", report), report);
+    let pools =
+        |configuration: &Configuration| configuration.pool_v4.into_iter().chain(configuration.pool_v6);
+    let pools: Vec<_> = configuration.iter().flat_map(pools).collect();
+    let egress = egress::read(root.section("egress", report), &pools, report);
     let state = state::read(root.section("state", report), base, report);
     let admin = admin::read(root.section("admin", report), base, report);
     let level = configuration.as_ref().and_then(|configuration| configuration.advanced.log_level);

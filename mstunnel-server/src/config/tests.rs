@@ -110,7 +110,7 @@ fn a_good_configuration_has_exactly_the_values_that_are_written() {
     assert_eq!(settings.auth.bearer.map(|bearer| bearer.oidc), Some(host.path("oidc.json")));
     assert_eq!(settings.auth.password.map(|password| password.file), Some(host.path("users.passwd")));
     assert_eq!((settings.auth.attempts, settings.auth.groups.len()), (3, 0));
-    assert_eq!(settings.egress, EgressSettings { mode: EgressMode::Kernel, interface: "mst0".to_owned() });
+    assert_eq!(settings.egress, EgressSettings::default());
     assert_eq!(settings.state.store, StateStore::File);
     assert_eq!(settings.state.directory, host.path("state"));
     assert_eq!(settings.admin.socket, PathBuf::from("/run/mstunnel/control.sock"));
@@ -300,6 +300,56 @@ fn every_refusal_in_gateway_toml_names_file_line_value_and_want() {
         ),
         ("[egress]\n", "[egress]\ninterface = \"lo\"\n", "gateway.toml:16: egress.interface: \"lo\"; want"),
         (
+            "[egress]\n",
+            "[egress]\nallow = [\"127.0.0.1/33\"]\n",
+            "gateway.toml:16: egress.allow[0]: \"127.0.0.1/33\"; want a prefix like",
+        ),
+        (
+            "[egress]\n",
+            "[egress]\nallow = [\"0.0.0.0/0\"]\n",
+            "gateway.toml:16: egress.allow[0]: \"0.0.0.0/0\"; want a prefix longer than /0",
+        ),
+        (
+            "[egress]\n",
+            "[egress]\nallow = [\"127.0.0.1\", \"127.0.0.1/32\"]\n",
+            "gateway.toml:16: egress.allow[1]: \"127.0.0.1/32\"; want every prefix once",
+        ),
+        (
+            "[egress]\n",
+            "[egress]\nallow = [\"10.0.0.0/8\"]\n",
+            "gateway.toml:16: egress.allow[0]: \"10.0.0.0/8\"; want a prefix outside of the pool 10.9.0.0/16",
+        ),
+        (
+            "[egress]\n",
+            "[egress]\nallow = [\"127.0.0.1:80\"]\n",
+            "gateway.toml:16: egress.allow[0]: \"127.0.0.1:80\"; want a prefix without a port, or mode = \"userspace\"",
+        ),
+        (
+            "[egress]\n",
+            "[egress]\npublish = { \"198.18.0.80:80\" = \"127.0.0.1:80\" }\n",
+            "gateway.toml:16: egress.publish: a table; want mode = \"userspace\"",
+        ),
+        (
+            "mode = \"kernel\"",
+            "mode = \"userspace\"\n[egress.publish]\n\"198.18.0.80\" = \"127.0.0.1:80\"",
+            "gateway.toml:18: egress.publish.\"198.18.0.80\": \"198.18.0.80\"; want as the key the address and port",
+        ),
+        (
+            "mode = \"kernel\"",
+            "mode = \"userspace\"\n[egress.publish]\n\"127.0.0.1:80\" = \"127.0.0.1:80\"",
+            "gateway.toml:18: egress.publish.\"127.0.0.1:80\": \"127.0.0.1:80\"; want as the key the address and port",
+        ),
+        (
+            "mode = \"kernel\"",
+            "mode = \"userspace\"\n[egress.publish]\n\"198.18.0.80:80\" = \"localhost:80\"",
+            "gateway.toml:18: egress.publish.\"198.18.0.80:80\": \"localhost:80\"; want the address and port of a service",
+        ),
+        (
+            "mode = \"kernel\"",
+            "mode = \"userspace\"\n[egress.publish]\n\"10.9.0.1:80\" = \"127.0.0.1:80\"",
+            "gateway.toml:18: egress.publish.\"10.9.0.1:80\": 10.9.0.1:80; want an address outside of the pool 10.9.0.0/16",
+        ),
+        (
             "\"file\"\n",
             "\"files\"\n",
             "gateway.toml:18: state.store: \"files\"; want one of memory, file, etcd (did you mean \"file\"?)",
@@ -337,11 +387,6 @@ fn every_refusal_in_gateway_toml_names_file_line_value_and_want() {
         ),
         (
             "mode = \"kernel\"",
-            "mode = \"userspace\"",
-            "gateway.toml:16: egress.mode: \"userspace\" is not available in this version; want",
-        ),
-        (
-            "mode = \"kernel\"",
             "mode = \"nat\"",
             "gateway.toml:16: egress.mode: \"nat\" is not available in this version; want",
         ),
@@ -363,6 +408,23 @@ fn every_refusal_in_gateway_toml_names_file_line_value_and_want() {
         assert_eq!(refused.len(), 1, "{to}: {refused:#?}");
         assert!(refused[0].starts_with(line), "{to}: {refused:#?}");
     }
+}
+
+/// Covers: R43
+#[test]
+fn opened_destinations_and_published_services_are_read() {
+    let host = Host::new();
+    host.change(
+        "gateway.toml",
+        "mode = \"kernel\"",
+        "mode = \"userspace\"\nallow = [\"127.0.0.1/32\", \"[::1]:8080\"]\n\
+         [egress.publish]\n\"198.18.0.80:80\" = \"127.0.0.1:34567\"",
+    );
+    let egress = host.settings().egress;
+    assert_eq!(egress.mode, EgressMode::Userspace);
+    assert_eq!(egress.allow, ["127.0.0.1".parse().unwrap(), "[::1]:8080".parse().unwrap()]);
+    let (inside, service) = ("198.18.0.80:80".parse().unwrap(), "127.0.0.1:34567".parse().unwrap());
+    assert_eq!(egress.publish, [crate::egress::Published { inside, host: service }]);
 }
 
 #[test]

@@ -10,8 +10,7 @@ use super::document::{Item, Report};
 const REFUSED: &[(&str, Option<&str>, &str)] = &[
     ("auth.methods", Some("certificate"), "\"bearer\" or \"password\""),
     ("policy.file", None, "no [policy] section"),
-    ("egress.mode", Some("userspace"), "\"kernel\" or \"routed\""),
-    ("egress.mode", Some("nat"), "\"kernel\" or \"routed\""),
+    ("egress.mode", Some("nat"), "\"kernel\", \"routed\" or \"userspace\""),
     ("state.store", Some("etcd"), "\"memory\" or \"file\""),
 ];
 

@@ -74,7 +74,9 @@ impl Effective {
         let advanced = &configuration.advanced;
         // The way to DNS is never cut by a rule about routes.
         let dns = configuration.dns.iter().copied().map(Prefix::single);
-        let permitted: Vec<Prefix> = own.into_iter().chain(dns).collect();
+        let listed = settings.egress.allow.iter().map(|allowed| allowed.prefix);
+        let published = settings.egress.publish.iter().map(|service| Prefix::single(service.inside.ip()));
+        let permitted: Vec<Prefix> = own.into_iter().chain(dns).chain(listed).chain(published).collect();
         let restricted = advanced.restrict_user_to_routes.then(|| Arc::new(routes));
         let access = Access::new(&pools, &permitted, restricted);
         let session = |dpd: Duration, idle_timeout: Option<Duration>| {
