@@ -5,11 +5,15 @@
 //! | module | modes | needs |
 //! | --- | --- | --- |
 //! | [`kernel`] | `kernel` (masquerade), `routed` (no translation) | CAP_NET_ADMIN, `/dev/net/tun`, `nft` |
+//! | `userspace` | `userspace` | nothing |
 
 pub mod kernel;
 mod listed;
+pub(crate) mod userspace;
+mod worker;
 
 pub use self::kernel::{
     AsyncTunQueue, EgressConfig, EgressError, Fault, KernelEgress, TunQueue, device_is_gone,
 };
 pub use self::listed::{Allowed, NotAllowed, Published};
+pub(crate) use self::worker::{Egress, OpenEgress, Part};

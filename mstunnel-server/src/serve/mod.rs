@@ -30,7 +30,8 @@ use self::effective::Effective;
 use self::store::{Clocks, FileStore};
 use crate::admin::{AdminSocket, ServerControl, ServerState};
 use crate::config::{EgressMode, Settings, StateStore};
-use crate::egress::{EgressConfig, KernelEgress, TunQueue};
+use crate::egress::userspace::{Plan, UserspaceConfig};
+use crate::egress::{EgressConfig, KernelEgress, OpenEgress, Part};
 use crate::identity::Verifier;
 use crate::identity::oidc::Oidc;
 use crate::identity::password::PasswordFile;
@@ -55,7 +56,7 @@ pub struct Server {
     control: tokio::runtime::Runtime,
     workers: Vec<JoinHandle<()>>,
     failures: mpsc::UnboundedReceiver<String>,
-    egress: KernelEgress,
+    egress: OpenEgress,
     store: Option<FileStore>,
     listening: Vec<SocketAddr>,
 }
@@ -107,7 +108,7 @@ impl Server {
         });
         let (report, failures) = mpsc::unbounded_channel();
         let threads =
-            start_workers(listeners, sockets, egress.take_queues(), &own_addresses, &shared, &report)?;
+            start_workers(listeners, sockets, egress.take_parts(workers), &own_addresses, &shared, &report)?;
         let server =
             Self { running, control, workers: threads, failures, egress, store, listening: addresses };
         server.start_control()?;
@@ -305,9 +306,20 @@ fn open_egress(
     effective: &Effective,
     own_addresses: &[IpAddr],
     workers: usize,
-) -> Result<KernelEgress> {
+) -> Result<OpenEgress> {
     let configuration = &settings.configuration;
     let prefixes = configuration.pool_v4.into_iter().chain(configuration.pool_v6);
+    if settings.egress.mode == EgressMode::Userspace {
+        let plan = Plan::new(UserspaceConfig {
+            pools: prefixes.collect(),
+            own_addresses: own_addresses.to_vec(),
+            dns: configuration.dns.clone(),
+            allow: settings.egress.allow.clone(),
+            publish: settings.egress.publish.clone(),
+            max_descriptors: limits::descriptors_for_flows(),
+        });
+        return Ok(OpenEgress::Userspace(Arc::new(plan.context("cannot open the userspace egress")?)));
+    }
     let addresses = own_addresses.iter().copied().zip(prefixes).collect();
     let mut config = EgressConfig::new(settings.egress.interface.clone(), effective.device_mtu, addresses);
     config.queues = workers;
@@ -320,7 +332,7 @@ fn open_egress(
         }
     };
     config.permitted = effective.permitted.clone();
-    KernelEgress::open(config).context("cannot open the kernel egress")
+    Ok(OpenEgress::Kernel(KernelEgress::open(config).context("cannot open the kernel egress")?))
 }
 
 fn open_store(settings: &Settings, registry: &mut Registry) -> Result<Option<FileStore>> {
@@ -343,25 +355,25 @@ fn open_store(settings: &Settings, registry: &mut Registry) -> Result<Option<Fil
 fn start_workers(
     listeners: Vec<Vec<std::net::TcpListener>>,
     sockets: Vec<Vec<std::net::UdpSocket>>,
-    queues: Vec<TunQueue>,
+    parts: Vec<Part>,
     own_addresses: &[IpAddr],
     shared: &Arc<Shared>,
     report: &mpsc::UnboundedSender<String>,
 ) -> Result<Vec<JoinHandle<()>>> {
-    if queues.len() != listeners.len() {
-        return Err(anyhow!("the TUN device has {} queues for {} workers", queues.len(), listeners.len()));
+    if parts.len() != listeners.len() {
+        return Err(anyhow!("the egress has {} parts for {} workers", parts.len(), listeners.len()));
     }
     let mut sockets = sockets.into_iter();
     listeners
         .into_iter()
-        .zip(queues)
+        .zip(parts)
         .enumerate()
-        .map(|(index, (listeners, tun))| {
+        .map(|(index, (listeners, egress))| {
             let worker = Worker {
                 index,
                 listeners,
                 sockets: sockets.next().unwrap_or_default(),
-                tun,
+                egress,
                 own_addresses: own_addresses.to_vec(),
                 shared: Arc::clone(shared),
             };

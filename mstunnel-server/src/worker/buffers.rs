@@ -21,6 +21,11 @@ impl Buffers {
         Self { free: ArrayQueue::new(MAX_FREE), max_packet }
     }
 
+    /// The longest packet that a buffer holds, in bytes.
+    pub(crate) fn max_packet(&self) -> usize {
+        self.max_packet
+    }
+
     /// Takes a buffer, from the list or new.
     pub(crate) fn take(&self) -> PacketBuf {
         self.free.pop().unwrap_or_else(|| PacketBuf::new(self.max_packet))

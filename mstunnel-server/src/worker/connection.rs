@@ -24,6 +24,7 @@ use super::WorkerContext;
 use super::datagrams::{APP_ID_BYTES, DatagramLeg, DatagramOffer, Holder};
 use super::front;
 use super::gate::Pass;
+use super::inward::Inward;
 use super::live::{Live, Who};
 use super::records::Records;
 use super::shared::{Shared, Told};
@@ -207,12 +208,17 @@ async fn drive(
             context.tunnels.enter(number, addresses, &tunnel);
         }
     }
+    let attached = context
+        .bench
+        .egress
+        .attach(attachment.id, addresses.iter(), || Rc::new(Inward::new(&tunnel, &context.bench)));
     if context.shared.stage() == ServerState::Stopping {
         // The stop looked for live connections before this one was entered.
         live.close(CloseReason::ServerShutdown);
     }
     let turns = turns(Rc::clone(&tunnel), number, addresses, Rc::clone(context));
     let ended = tokio::task::spawn_local(turns).await;
+    drop(attached);
     context.tunnels.leave(number, addresses);
     context.shared.live.leave(&live, addresses.iter());
     match ended {

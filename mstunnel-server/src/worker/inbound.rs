@@ -32,7 +32,7 @@ impl Inbound {
         let mailbox = &context.shared.mailboxes[context.index];
         loop {
             tokio::select! {
-                readable = context.bench.tun.readable() => {
+                readable = context.bench.egress.readable() => {
                     readable?;
                     self.read_queue(&mut packet, &mut touched)?;
                 }
@@ -46,7 +46,7 @@ impl Inbound {
     fn read_queue(&self, packet: &mut PacketBuf, touched: &mut Touched) -> io::Result<()> {
         let now = Instant::now();
         for _ in 0..PACKETS_PER_TURN {
-            match self.context.bench.tun.try_recv(packet.room()) {
+            match self.context.bench.egress.try_recv(packet.room()) {
                 Ok(len) => packet.set_len(len),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,

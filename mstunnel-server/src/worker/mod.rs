@@ -10,6 +10,7 @@ mod front;
 mod gate;
 mod handshake;
 mod inbound;
+mod inward;
 mod listener;
 mod live;
 mod mailbox;
@@ -40,7 +41,7 @@ pub(crate) use self::shared::{Parts, Shared};
 use self::table::TunnelTable;
 use self::tunnel::{Bench, READ_BUFFER};
 use crate::admin::ServerState;
-use crate::egress::TunQueue;
+use crate::egress::Part;
 
 /// What one worker is given at its start.
 pub(crate) struct Worker {
@@ -50,8 +51,8 @@ pub(crate) struct Worker {
     pub(crate) listeners: Vec<std::net::TcpListener>,
     /// Its share of the same addresses for UDP; none without a datagram channel.
     pub(crate) sockets: Vec<std::net::UdpSocket>,
-    /// Its queue of the TUN device.
-    pub(crate) tun: TunQueue,
+    /// Its part of the egress.
+    pub(crate) egress: Part,
     /// The server's inside addresses: the sources of its ICMP errors.
     pub(crate) own_addresses: Vec<IpAddr>,
     /// What all workers share.
@@ -62,7 +63,7 @@ pub(crate) struct Worker {
 pub(crate) struct WorkerContext {
     pub(crate) index: usize,
     pub(crate) shared: Arc<Shared>,
-    pub(crate) bench: Bench,
+    pub(crate) bench: Rc<Bench>,
     pub(crate) tunnels: TunnelTable,
     pub(crate) hellos: Hellos,
     connections: Cell<u64>,
@@ -95,16 +96,16 @@ impl Worker {
         let shared = self.shared;
         let sockets: Rc<[DatagramSocket]> =
             self.sockets.into_iter().map(DatagramSocket::new).collect::<io::Result<_>>()?;
-        let bench = Bench {
+        let bench = Rc::new(Bench {
             read: RefCell::new(vec![0; READ_BUFFER].into_boxed_slice()),
             control: RefCell::new(PacketBuf::new(MAX_PACKET)),
             buffers: Arc::clone(&shared.buffers),
-            tun: self.tun.into_async()?,
+            egress: self.egress.into_egress()?,
             intake: RefCell::new(Intake::new(sockets.len())),
             outlet: RefCell::new(Outlet::new(Rc::clone(&sockets))),
             sockets,
             own_addresses: self.own_addresses,
-        };
+        });
         let context = Rc::new(WorkerContext {
             index: self.index,
             shared,

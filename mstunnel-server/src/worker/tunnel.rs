@@ -12,7 +12,6 @@
 
 use std::cell::RefCell;
 use std::io;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
@@ -31,7 +30,7 @@ use super::datagrams::{Change, DatagramLeg, DatagramSocket, Intake, Outlet};
 use super::live::Live;
 use super::mailbox::DatagramKind;
 use super::records::{Flushed, Records};
-use crate::egress::AsyncTunQueue;
+use crate::egress::Egress;
 
 /// Bytes of a read buffer: what is left of a frame, and a few full TLS records behind it.
 pub(crate) const READ_BUFFER: usize = MAX_FRAME + 4 * 16_384;
@@ -47,7 +46,7 @@ pub(crate) struct Bench {
     pub(crate) read: RefCell<Box<[u8]>>,
     pub(crate) control: RefCell<PacketBuf>,
     pub(crate) buffers: Arc<Buffers>,
-    pub(crate) tun: AsyncTunQueue,
+    pub(crate) egress: Egress,
     /// A socket for each listening address; none without a datagram channel.
     pub(crate) sockets: Rc<[DatagramSocket]>,
     pub(crate) intake: RefCell<Intake>,
@@ -67,6 +66,8 @@ pub(crate) struct Tunnel {
     failed: bool,
     waker: Option<Waker>,
     armed: Option<Instant>,
+    /// Flows that wait until the socket takes packets again, each once.
+    waiting: Vec<Waker>,
     live: Arc<Live>,
 }
 
@@ -91,6 +92,7 @@ impl Tunnel {
             failed: false,
             waker: None,
             armed: None,
+            waiting: Vec::new(),
             live,
         }
     }
@@ -178,8 +180,8 @@ impl Tunnel {
             let Some((kind, payload)) = plaintext.split_first_mut() else { continue };
             match self.session.decapsulate(Channel::Datagram, FrameKind::from_byte(*kind), payload, now) {
                 Inbound::Packet(packet) => {
-                    if bench.tun.try_send(packet).is_err() {
-                        self.session.count_drop(DropReason::EgressRefused);
+                    if let Err(reason) = bench.egress.send(packet, now) {
+                        self.session.count_drop(reason);
                     }
                 }
                 Inbound::Handled | Inbound::Dropped(_) => {}
@@ -218,8 +220,7 @@ impl Tunnel {
             return;
         };
         if packet::too_big(original, self.session.mtu(), from, &mut answer) {
-            // A TUN that takes no packet loses an ICMP error; the sender will ask again.
-            let _ = bench.tun.try_send(answer.as_slice());
+            bench.egress.answer(answer.as_slice());
         }
     }
 
@@ -240,6 +241,7 @@ impl Tunnel {
         if self.session.channel() == Channel::Datagram {
             // What waited for the stream need not wait any longer.
             while self.seal_queued(bench, now) {}
+            self.waiting.drain(..).for_each(Waker::wake);
         }
         self.flush_records(bench, now);
         self.live.publish(self.session.counters(), self.session.channel(), now);
@@ -252,6 +254,9 @@ impl Tunnel {
                     // What the session owes was held back meanwhile; another turn sends it.
                     if std::mem::replace(&mut self.blocked, false) {
                         self.wake();
+                    }
+                    if self.queue.is_empty() {
+                        self.waiting.drain(..).for_each(Waker::wake);
                     }
                     self.session.handle_stream_progress(Waiting::Nothing, now);
                 }
@@ -293,6 +298,32 @@ impl Tunnel {
             sealed = true;
         }
         sealed
+    }
+
+    /// Whether a packet that is sent now goes out at once.
+    pub(crate) fn has_room(&self) -> bool {
+        self.session.channel() == Channel::Datagram || !self.blocked && self.queue.is_empty()
+    }
+
+    /// Waits for [`Tunnel::has_room`].
+    pub(crate) fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.has_room() {
+            return Poll::Ready(());
+        }
+        if !self.waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
+            self.waiting.push(cx.waker().clone());
+        }
+        Poll::Pending
+    }
+
+    /// The longest packet for the client, in bytes.
+    pub(crate) fn mtu(&self) -> usize {
+        self.session.mtu().into()
+    }
+
+    /// Counts a drop of a packet of this session.
+    pub(crate) fn count_drop(&mut self, reason: DropReason) {
+        self.session.count_drop(reason);
     }
 
     fn wake(&self) {
@@ -368,8 +399,8 @@ impl Tunnel {
                         let taken = self.session.decapsulate(Channel::Stream, frame.kind, frame.payload, now);
                         match taken {
                             Inbound::Packet(packet) => {
-                                if bench.tun.try_send(packet).is_err() {
-                                    self.session.count_drop(DropReason::EgressRefused);
+                                if let Err(reason) = bench.egress.send(packet, now) {
+                                    self.session.count_drop(reason);
                                 }
                             }
                             Inbound::Handled => self.transmit_control(bench),

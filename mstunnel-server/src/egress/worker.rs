@@ -1,0 +1,134 @@
+//! The one place that knows which egress there is: for a server, and for each of its workers.
+
+use std::io;
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+use mstunnel_proto::drop::DropReason;
+use mstunnel_proto::session::SessionId;
+
+use super::kernel::{AsyncTunQueue, EgressError, KernelEgress, TunQueue};
+use super::userspace::{Attached, Plan, ToClient, Userspace};
+
+/// The egress of a server, from its start to its end.
+#[derive(Debug)]
+pub(crate) enum OpenEgress {
+    Kernel(KernelEgress),
+    Userspace(Arc<Plan>),
+}
+
+impl OpenEgress {
+    /// What an administrator should look at, one sentence each.
+    pub(crate) fn warnings(&self) -> &[String] {
+        match self {
+            Self::Kernel(kernel) => kernel.warnings(),
+            Self::Userspace(plan) => plan.warnings(),
+        }
+    }
+
+    /// The parts for `workers` workers, to be taken once.
+    pub(crate) fn take_parts(&mut self, workers: usize) -> Vec<Part> {
+        match self {
+            Self::Kernel(kernel) => kernel.take_queues().into_iter().map(Part::Kernel).collect(),
+            Self::Userspace(plan) => (0..workers).map(|_| Part::Userspace(Arc::clone(plan))).collect(),
+        }
+    }
+
+    /// Leaves the host as it was.
+    ///
+    /// # Errors
+    /// What could not be removed.
+    pub(crate) fn close(self) -> Result<(), EgressError> {
+        match self {
+            Self::Kernel(kernel) => kernel.close(),
+            Self::Userspace(_) => Ok(()),
+        }
+    }
+}
+
+/// A worker's part of the egress before the worker runs.
+#[derive(Debug)]
+pub(crate) enum Part {
+    Kernel(TunQueue),
+    Userspace(Arc<Plan>),
+}
+
+impl Part {
+    /// Binds the part to the runtime of the calling worker.
+    ///
+    /// # Errors
+    /// What the system refuses.
+    pub(crate) fn into_egress(self) -> io::Result<Egress> {
+        Ok(match self {
+            Self::Kernel(queue) => Egress::Kernel(queue.into_async()?),
+            Self::Userspace(plan) => Egress::Userspace(Rc::new(Userspace::new(plan)?)),
+        })
+    }
+}
+
+/// The egress of one worker.
+pub(crate) enum Egress {
+    Kernel(AsyncTunQueue),
+    Userspace(Rc<Userspace>),
+}
+
+impl Egress {
+    /// Sends a packet of a client towards the network.
+    ///
+    /// # Errors
+    /// Why it was dropped.
+    pub(crate) fn send(&self, packet: &[u8], now: Instant) -> Result<(), DropReason> {
+        match self {
+            Self::Kernel(queue) => queue.try_send(packet).map(drop).map_err(|_| DropReason::EgressRefused),
+            Self::Userspace(userspace) => userspace.send(packet, now),
+        }
+    }
+
+    /// Sends an ICMP error of the server's own towards the network.
+    pub(crate) fn answer(&self, packet: &[u8]) {
+        match self {
+            // A TUN that takes no packet loses an ICMP error; the sender will ask again.
+            Self::Kernel(queue) => drop(queue.try_send(packet)),
+            // Only our own flows send to clients, and they know the MTU.
+            Self::Userspace(_) => {}
+        }
+    }
+
+    /// Waits for a packet from the network, or for the death of the device, which the next read then reports.
+    ///
+    /// # Errors
+    /// When the runtime ends.
+    pub(crate) async fn readable(&self) -> io::Result<()> {
+        match self {
+            Self::Kernel(queue) => queue.readable().await,
+            // Its flows bring their packets themselves.
+            Self::Userspace(_) => std::future::pending().await,
+        }
+    }
+
+    /// Takes one packet from the network.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::WouldBlock`] when there is none; others are fatal.
+    pub(crate) fn try_recv(&self, packet: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Kernel(queue) => queue.try_recv(packet),
+            Self::Userspace(_) => Err(io::ErrorKind::WouldBlock.into()),
+        }
+    }
+
+    /// Tells the egress of a connection of session `id`, until the answer is dropped.
+    pub(crate) fn attach(
+        &self,
+        id: SessionId,
+        addresses: impl Iterator<Item = IpAddr>,
+        client: impl FnOnce() -> Rc<dyn ToClient>,
+    ) -> Option<Attached> {
+        match self {
+            Self::Kernel(_) => None,
+            Self::Userspace(userspace) => Some(userspace.attach(id, addresses, client())),
+        }
+    }
+}
