@@ -13,6 +13,7 @@ use tempfile::TempDir;
 
 use crate::certificate::{Certificate, write, write_private};
 use crate::issuer::Issuer;
+use crate::netns::NOBODY;
 use crate::network::Network;
 use crate::ocserv;
 use crate::process::{self, Output, Process, Stream};
@@ -60,6 +61,7 @@ pub struct Setup {
     authorities: String,
     /// Lines of `ocserv.conf` that stand instead of ours with the same names.
     pub(crate) ocserv: Vec<(String, String)>,
+    unprivileged: bool,
 }
 
 impl Default for Setup {
@@ -99,6 +101,7 @@ impl Setup {
             oidc: None,
             authorities: String::new(),
             ocserv: Vec::new(),
+            unprivileged: false,
         };
         for (section, key, value) in [
             ("", "configuration", "\"configuration.json\""),
@@ -167,6 +170,13 @@ impl Setup {
         self
     }
 
+    /// Userspace egress, and a server that runs as nobody without any capability, on port 8443.
+    #[must_use]
+    pub fn userspace(mut self) -> Self {
+        self.unprivileged = true;
+        self.key("egress", "mode", "\"userspace\"").set("listenPort", 8443)
+    }
+
     /// Offers these groups at sign-in.
     #[must_use]
     pub fn offer_groups(mut self, groups: &[&str]) -> Self {
@@ -222,7 +232,14 @@ impl Setup {
     }
 
     fn spawn(&self, server: &Path, files: &Files, network: &Network) -> Process {
-        let mut command = network.server().command(&server.to_string_lossy());
+        let mut command = if self.unprivileged {
+            files.give_to_nobody(server);
+            let mut command = network.server().command_as_nobody(&files.path(OWN_SERVER).to_string_lossy());
+            command.env("HOME", files.directory.path());
+            command
+        } else {
+            network.server().command(&server.to_string_lossy())
+        };
         command.args(["serve", "--config"]).arg(files.path("gateway.toml"));
         if !self.authorities.is_empty() {
             command.env("SSL_CERT_FILE", files.path("trusted.pem"));
@@ -267,6 +284,9 @@ impl Setup {
     }
 }
 
+/// The server's name beside its files when it runs as nobody.
+const OWN_SERVER: &str = "mstunnel-server";
+
 /// The directory with the files of one server.
 #[derive(Debug)]
 pub(crate) struct Files {
@@ -293,6 +313,14 @@ impl Files {
         if user.locked {
             self.lock(&user.name);
         }
+    }
+
+    /// Lets nobody read everything, and run a copy of `server`, which may lie where nobody else looks.
+    fn give_to_nobody(&self, server: &Path) {
+        std::fs::copy(server, self.path(OWN_SERVER)).expect("there is room for a copy of the server");
+        let mut command = Command::new("chown");
+        command.args(["-R", NOBODY]).arg(self.directory.path());
+        process::run("chown", command, b"", SHORT).expect_success("chown");
     }
 
     fn lock(&self, user: &str) {

@@ -16,6 +16,8 @@ use crate::sys;
 const PREFIX: &str = "mst-";
 /// Where `ip netns` keeps its names.
 const DIRECTORY: &str = "/var/run/netns";
+/// The user and the group that own nothing.
+pub(crate) const NOBODY: &str = "65534";
 const COMMAND_LIMIT: Duration = Duration::from_secs(20);
 
 /// A network namespace with its loopback interface up and IPv6 without duplicate address detection.
@@ -40,6 +42,8 @@ impl Netns {
         netns.write_sysctl("net/ipv6/conf/default/accept_ra", "0");
         netns.write_sysctl("net/ipv4/conf/all/rp_filter", "0");
         netns.write_sysctl("net/ipv4/conf/default/rp_filter", "0");
+        // As distributions have it: whoever wants may ping.
+        netns.write_sysctl("net/ipv4/ping_group_range", "0 2147483647");
         netns.run("ip", &["link", "set", "lo", "up"]);
         netns
     }
@@ -74,6 +78,16 @@ impl Netns {
     pub fn command(&self, program: &str) -> Command {
         let mut command = Command::new("ip");
         command.args(["netns", "exec", &self.name, "setpriv", "--pdeathsig", "KILL", "--", program]);
+        command
+    }
+
+    /// As [`Netns::command`], with `program` as an unprivileged user without any capability.
+    pub fn command_as_nobody(&self, program: &str) -> Command {
+        let mut command = self.command("setpriv");
+        let (user, group) = (format!("--reuid={NOBODY}"), format!("--regid={NOBODY}"));
+        // A change of user clears what the outer one has set.
+        command.args([&user, &group, "--clear-groups", "--inh-caps=-all", "--bounding-set=-all"]);
+        command.args(["--no-new-privs", "--pdeathsig", "KILL", "--", program]);
         command
     }
 
