@@ -107,7 +107,7 @@ pub(crate) struct UserspaceConfig {
 
 /// Why userspace egress cannot start.
 #[derive(Debug, thiserror::Error)]
-pub enum UserspaceError {
+pub(crate) enum UserspaceError {
     /// Without the list, the host's own services would be open to clients.
     #[error(
         "cannot list this host's addresses, which clients must not reach: allow netlink sockets \
