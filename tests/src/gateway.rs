@@ -231,7 +231,19 @@ impl Setup {
         Some(Gateway { peer: Peer::Mstunnel, process, files, setup: self.clone() })
     }
 
+    /// Starts the example that embeds the server, with the same files.
+    pub fn start_embedded(&self, network: &Network) -> Option<Gateway> {
+        let server = program("embed_server")?;
+        let files = self.write_files(network);
+        let process = self.spawn_with(&server, &[], &files, network);
+        Some(Gateway { peer: Peer::Mstunnel, process, files, setup: self.clone() })
+    }
+
     fn spawn(&self, server: &Path, files: &Files, network: &Network) -> Process {
+        self.spawn_with(server, &["serve", "--config"], files, network)
+    }
+
+    fn spawn_with(&self, server: &Path, arguments: &[&str], files: &Files, network: &Network) -> Process {
         let mut command = if self.unprivileged {
             files.give_to_nobody(server);
             let mut command = network.server().command_as_nobody(&files.path(OWN_SERVER).to_string_lossy());
@@ -240,7 +252,7 @@ impl Setup {
         } else {
             network.server().command(&server.to_string_lossy())
         };
-        command.args(["serve", "--config"]).arg(files.path("gateway.toml"));
+        command.args(arguments).arg(files.path("gateway.toml"));
         if !self.authorities.is_empty() {
             command.env("SSL_CERT_FILE", files.path("trusted.pem"));
         }
@@ -431,6 +443,11 @@ impl Gateway {
     /// Sends a signal to it.
     pub fn signal(&mut self, signal: i32) {
         self.process.signal(signal);
+    }
+
+    /// Waits for its end.
+    pub fn wait_end(&mut self) -> ExitStatus {
+        self.process.wait_end(LONG)
     }
 
     /// Sends SIGTERM and waits for the end.

@@ -2,11 +2,15 @@
 
 use std::fs::OpenOptions;
 use std::io::Write;
+use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use base64::Engine;
+use serde_json::json;
+
+use crate::intranet::INTRANET;
 
 /// Writes a file that only its owner reads.
 pub(crate) fn write_private(path: &Path, text: &str) -> Result<()> {
@@ -17,13 +21,6 @@ pub(crate) fn write_private(path: &Path, text: &str) -> Result<()> {
         .open(path)
         .with_context(|| format!("cannot make {}", path.display()))?;
     file.write_all(text.as_bytes()).with_context(|| format!("cannot write {}", path.display()))
-}
-
-/// 128 random bits as text that needs no quoting in a shell.
-pub(crate) fn random_password() -> Result<String> {
-    let mut bytes = [0; 16];
-    aws_lc_rs::rand::fill(&mut bytes).map_err(|_| anyhow::anyhow!("no randomness"))?;
-    Ok(base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(bytes))
 }
 
 /// Writes the server's certificate and key; returns the pin by which clients know it.
@@ -38,4 +35,48 @@ pub(crate) fn write_certificate(home: &Path) -> Result<String> {
         &rcgen::PublicKeyData::subject_public_key_info(&key),
     );
     Ok(format!("pin-sha256:{}", base64::engine::general_purpose::STANDARD.encode(digest)))
+}
+
+/// Writes the configuration of a server on 127.0.0.1 that needs no privileges, and returns where it begins.
+pub(crate) fn write_configuration(home: &Path, port: u16, intranet: SocketAddr) -> Result<PathBuf> {
+    let path = home.join("gateway.toml");
+    write_private(
+        &path,
+        &format!(
+            r#"configuration = "configuration.json"
+
+[listen]
+addresses = ["127.0.0.1"]
+[tls]
+certificate = "site.crt"
+key = "site.key"
+[auth]
+methods = ["bearer"]
+[auth.bearer]
+oidc = "oidc.json"
+[egress]
+mode = "userspace"
+[egress.publish]
+"{INTRANET}" = "{intranet}"
+[state]
+store = "memory"
+[admin]
+socket = "control.sock"
+"#
+        ),
+    )?;
+    let configuration = json!({
+        "id": "6f2c7b4e-0d11-4a55-9a53-2f0c9a6f1d01",
+        "displayName": "quickstart",
+        "network": "10.213.77.0/24",
+        "dnsServers": ["198.18.0.53"],
+        "defaultDomainSuffix": "corp.example",
+        "routeIncludes": ["198.18.0.0/15"],
+        "routeExcludes": ["198.19.255.0/24"],
+        "listenPort": port,
+        "disableUdpConnections": false,
+        "advancedSettings": [{ "name": "banner", "value": "Welcome to mstunnel" }],
+    });
+    write_private(&home.join("configuration.json"), &configuration.to_string())?;
+    Ok(path)
 }

@@ -13,6 +13,9 @@ use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpListener;
 
+/// Where the page is inside the tunnel: an address for benchmarks (RFC 2544), which no network uses.
+pub(crate) const INTRANET: &str = "198.18.0.80:80";
+
 /// What the page says, for whoever looks for it.
 pub(crate) const GREETING: &str = "Welcome to the intranet";
 

@@ -3,7 +3,7 @@
 //! In a company this is Entra ID, Keycloak or the like; the server does not see the difference.
 
 use std::convert::Infallible;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -36,9 +36,15 @@ const LIFETIME: Duration = Duration::from_secs(3600);
 pub(crate) struct Issuer {
     listener: TcpListener,
     tls: TlsAcceptor,
-    url: String,
-    key: rcgen::KeyPair,
+    signer: Signer,
     authority: PathBuf,
+}
+
+/// What signs tokens; outlives [`Issuer::serve`].
+#[derive(Clone)]
+pub(crate) struct Signer {
+    url: String,
+    key: Arc<rcgen::KeyPair>,
 }
 
 impl Issuer {
@@ -68,42 +74,37 @@ impl Issuer {
         Ok(Self {
             listener,
             tls: TlsAcceptor::from(Arc::new(config)),
-            url: format!("https://127.0.0.1:{port}"),
-            key: rcgen::KeyPair::generate()?,
+            signer: Signer {
+                url: format!("https://127.0.0.1:{port}"),
+                key: Arc::new(rcgen::KeyPair::generate()?),
+            },
             authority: file,
         })
     }
 
     /// Its URL, the `iss` of its tokens.
     pub(crate) fn url(&self) -> &str {
-        &self.url
+        &self.signer.url
+    }
+
+    /// What signs its tokens.
+    pub(crate) fn signer(&self) -> Signer {
+        self.signer.clone()
     }
 
     /// The file `oidc.json` of a server that trusts this issuer.
     pub(crate) fn oidc_json(&self) -> Value {
         json!({
-            "openid_configuration_url": format!("{}/.well-known/openid-configuration", self.url),
+            "openid_configuration_url": format!("{}/.well-known/openid-configuration", self.url()),
             "user_name_claim": "preferred_username",
-            "required_claims": { "aud": AUDIENCE, "iss": self.url },
+            "required_claims": { "aud": AUDIENCE, "iss": self.url() },
             "ca_file": self.authority,
         })
     }
 
-    /// A signed token for `user`.
-    pub(crate) fn token(&self, user: &str) -> Result<String> {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).context("the clock is before 1970")?;
-        let claims = json!({
-            "iss": self.url, "aud": AUDIENCE, "sub": user, "preferred_username": user,
-            "iat": now.as_secs(), "nbf": now.as_secs(), "exp": (now + LIFETIME).as_secs(),
-        });
-        let header = Header { kid: Some(KEY_ID.to_owned()), ..Header::new(Algorithm::ES256) };
-        jsonwebtoken::encode(&header, &claims, &EncodingKey::from_ec_der(&self.key.serialize_der()))
-            .context("cannot sign a token")
-    }
-
     /// Answers requests for as long as it is polled.
     pub(crate) async fn serve(self) -> Infallible {
-        let pages = Arc::new(Pages::new(&self.url, &self.key));
+        let pages = Arc::new(Pages::new(self.url(), &self.signer.key));
         loop {
             let Ok((tcp, _)) = self.listener.accept().await else {
                 tokio::time::sleep(Duration::from_millis(100)).await;
@@ -122,6 +123,20 @@ impl Issuer {
                     .await;
             });
         }
+    }
+}
+
+impl Signer {
+    /// A signed token for `user`.
+    pub(crate) fn token(&self, user: &str) -> Result<String> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).context("the clock is before 1970")?;
+        let claims = json!({
+            "iss": self.url, "aud": AUDIENCE, "sub": user, "preferred_username": user,
+            "iat": now.as_secs(), "nbf": now.as_secs(), "exp": (now + LIFETIME).as_secs(),
+        });
+        let header = Header { kid: Some(KEY_ID.to_owned()), ..Header::new(Algorithm::ES256) };
+        jsonwebtoken::encode(&header, &claims, &EncodingKey::from_ec_der(&self.key.serialize_der()))
+            .context("cannot sign a token")
     }
 }
 
@@ -157,13 +172,5 @@ impl Pages {
         let json = hyper::header::HeaderValue::from_static("application/json");
         response.headers_mut().insert(hyper::header::CONTENT_TYPE, json);
         response
-    }
-}
-
-/// Where an issuer listens; for the line that tells it.
-impl std::fmt::Debug for Issuer {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let address: Option<SocketAddr> = self.listener.local_addr().ok();
-        f.debug_struct("Issuer").field("address", &address).finish_non_exhaustive()
     }
 }

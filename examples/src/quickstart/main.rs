@@ -1,33 +1,48 @@
-//! A whole server on this machine in one command: certificate, user, configuration, all throwaway.
+//! The whole product on this machine in one command, without root: an OpenID issuer, an intranet page that exists
+//! only behind the tunnel, a server, and a client that signs in and fetches the page.
 //!
-//! `cargo run --release --bin quickstart` starts it on 127.0.0.1 and prints how to reach it with the
-//! stock `openconnect`. Ctrl-C ends it and leaves nothing behind. It needs root, since its packets
-//! leave through a TUN device of the kernel.
+//! `cargo run --release --bin quickstart` stays up afterwards, so that the stock `openconnect` can join;
+//! `--once` ends it. Nothing is left behind.
 
 mod files;
 mod intranet;
 mod issuer;
+mod visit;
 
-use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::net::{Ipv4Addr, TcpListener};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
-use base64::Engine;
 use mstunnel_server::config::Settings;
-use mstunnel_server::identity::password::set_password;
 use mstunnel_server::serve::Server;
+use tokio::signal::unix::{SignalKind, signal};
 
-const USER: &str = "demo";
+use crate::intranet::{INTRANET, Intranet};
+use crate::issuer::Issuer;
+
+const USER: &str = "dana@corp.example";
 
 /// The port that is tried first; any free one else.
 const PORT: u16 = 4443;
 
+/// A new token for those who join late, long before the old one ends.
+const TOKEN_RENEWAL: Duration = Duration::from_secs(1200);
+
+const USAGE: &str = "usage: quickstart [--once]";
+
 fn main() -> ExitCode {
-    match run() {
+    let once = match std::env::args().skip(1).collect::<Vec<_>>().as_slice() {
+        [] => false,
+        [flag] if flag == "--once" => true,
+        _ => {
+            let _ = writeln!(io::stderr(), "{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    match run(once) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let _ = writeln!(io::stderr(), "quickstart: {error:#}");
@@ -36,124 +51,90 @@ fn main() -> ExitCode {
     }
 }
 
-fn run() -> Result<()> {
+fn run(once: bool) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let directory = tempfile::Builder::new().prefix("mstunnel-quickstart-").tempdir()?;
     let home = directory.path();
-    let password = random_password()?;
-    say("making a throwaway certificate, a user and a configuration")?;
-    let pin = write_certificate(home)?;
-    set_password(&home.join("users.passwd"), USER, Some(&["staff".to_owned()]), &password)
-        .context("cannot write the password file")?;
-    let port = free_port()?;
-    write_configuration(home, port)?;
-    let (settings, _) =
-        Settings::load(&home.join("gateway.toml")).map_err(|error| anyhow::anyhow!("{error}"))?;
-    let mut server = Server::start(settings)
-        .context("cannot start the server (run as root: `sudo -E cargo run --release --bin quickstart`)")?;
-    for address in server.listening() {
-        say(&format!("listening on {address}"))?;
-    }
-    say("")?;
-    say("connect with the stock client, in another terminal, as root:")?;
-    say(&format!(
-        "    echo '{password}' | openconnect --user={USER} --passwd-on-stdin --servercert pin-sha256:{pin} https://127.0.0.1:{port}"
-    ))?;
-    say("see who is connected:")?;
-    let socket = server.control_socket();
-    say(&format!(
-        "    cargo run --release --bin mst-cli -- --socket {} server show users",
-        socket.display()
-    ))?;
-    say("")?;
-    say("Ctrl-C ends the server and removes everything")?;
 
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let outcome = runtime.block_on(async {
-        tokio::select! {
-            ended = server.ended() => ended,
-            interrupted = tokio::signal::ctrl_c() => interrupted.context("cannot wait for Ctrl-C"),
-            () = terminated() => Ok(()),
-        }
-    });
+    let issuer = runtime.block_on(Issuer::bind(home))?;
+    files::write_private(&home.join("oidc.json"), &issuer.oidc_json().to_string())?;
+    say("issuer", &format!("{} signs tokens for {USER}", issuer.url()))?;
+    let page = runtime.block_on(Intranet::bind())?;
+    let page_address = page.address()?;
+    runtime.spawn(page.serve());
+    say("intranet", &format!("http://{INTRANET}/ exists only behind the tunnel"))?;
+
+    let pin = files::write_certificate(home)?;
+    let port = free_port()?;
+    let configuration = files::write_configuration(home, port, page_address)?;
+    let token = Token { issuer: issuer.signer(), path: home.join("token") };
+    token.renew()?;
+    runtime.spawn(issuer.serve());
+    let (settings, _) = Settings::load(&configuration).map_err(|error| anyhow::anyhow!("{error}"))?;
+    let mut server = Server::start(settings).context("cannot start the server")?;
+    let url = format!("https://127.0.0.1:{port}");
+    say("server", &format!("{url}, TCP and UDP, no root, packets leave by ordinary sockets"))?;
+
+    let visited = runtime.block_on(visit::visit(&url, &pin, &token.path));
+    let outcome = match visited {
+        Ok(()) if once => Ok(()),
+        Ok(()) => invite(&url, &pin, &token.path, &server.control_socket())
+            .and_then(|()| runtime.block_on(stay_up(&mut server, &token))),
+        Err(error) => Err(error),
+    };
     server.stop().context("the server did not end cleanly")?;
-    say("ended")?;
+    say("ended", "nothing is left")?;
     outcome
 }
 
-async fn terminated() {
-    use tokio::signal::unix::{SignalKind, signal};
-    match signal(SignalKind::terminate()) {
-        Ok(mut signal) => {
-            signal.recv().await;
-        }
-        Err(_) => std::future::pending().await,
+/// The file with the token, for clients to sign in with.
+struct Token {
+    issuer: issuer::Signer,
+    path: PathBuf,
+}
+
+impl Token {
+    fn renew(&self) -> Result<()> {
+        let fresh = self.path.with_extension("new");
+        files::write_private(&fresh, &self.issuer.token(USER)?)?;
+        std::fs::rename(&fresh, &self.path).context("cannot renew the token")
     }
 }
 
-/// 128 random bits as text that needs no quoting in a shell.
-fn random_password() -> Result<String> {
-    let mut bytes = [0; 16];
-    aws_lc_rs::rand::fill(&mut bytes).map_err(|_| anyhow::anyhow!("no randomness"))?;
-    Ok(base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(bytes))
-}
-
-/// Writes certificate and key; returns the pin that openconnect checks.
-fn write_certificate(home: &Path) -> Result<String> {
-    let key = rcgen::KeyPair::generate()?;
-    let certificate = rcgen::CertificateParams::new(vec!["127.0.0.1".to_owned(), "localhost".to_owned()])?
-        .self_signed(&key)?;
-    write_private(&home.join("site.crt"), &certificate.pem())?;
-    write_private(&home.join("site.key"), &key.serialize_pem())?;
-    let digest = aws_lc_rs::digest::digest(
-        &aws_lc_rs::digest::SHA256,
-        &rcgen::PublicKeyData::subject_public_key_info(&key),
-    );
-    Ok(base64::engine::general_purpose::STANDARD.encode(digest))
-}
-
-fn write_configuration(home: &Path, port: u16) -> Result<()> {
-    write_private(
-        &home.join("gateway.toml"),
-        r#"configuration = "configuration.json"
-
-[listen]
-addresses = ["127.0.0.1"]
-[tls]
-certificate = "site.crt"
-key = "site.key"
-[auth]
-methods = ["password"]
-[auth.password]
-file = "users.passwd"
-[egress]
-mode = "kernel"
-interface = "mstquick0"
-[state]
-store = "memory"
-[admin]
-socket = "control.sock"
-"#,
-    )?;
-    write_private(
-        &home.join("configuration.json"),
+/// Says how others join.
+fn invite(url: &str, pin: &str, token: &Path, socket: &Path) -> Result<()> {
+    say("", "")?;
+    say("join", "with the stock client, no root, in a second terminal:")?;
+    say(
+        "",
         &format!(
-            r#"{{
-  "id": "6f2c7b4e-0d11-4a55-9a53-2f0c9a6f1d01",
-  "displayName": "quickstart",
-  "network": "10.213.77.0/24",
-  "routeIncludes": ["198.18.0.0/15"],
-  "listenPort": {port},
-  "disableUdpConnections": true,
-  "advancedSettings": [{{ "name": "banner", "value": "Welcome to mstunnel" }}]
-}}
-"#
+            "openconnect --protocol=anyconnect --token-mode=oidc --token-secret=@{} --servercert={pin} \\\n\
+             {:12}  --script-tun --script='ocproxy -D 11080' {url}",
+            token.display(),
+            ""
         ),
-    )
+    )?;
+    say("", &format!("curl --socks5-hostname 127.0.0.1:11080 http://{INTRANET}/"))?;
+    say(
+        "or ours",
+        &format!("mstunnel-client get {url} --token-file {} --pin {pin} http://{INTRANET}/", token.display()),
+    )?;
+    say("watch", &format!("mst-cli --socket {} server show users", socket.display()))?;
+    say("stop", "Ctrl-C")
 }
 
-fn write_private(path: &Path, text: &str) -> Result<()> {
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-    file.write_all(text.as_bytes()).with_context(|| format!("cannot write {}", path.display()))
+async fn stay_up(server: &mut Server, token: &Token) -> Result<()> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut renewal = tokio::time::interval(TOKEN_RENEWAL);
+    loop {
+        tokio::select! {
+            ended = server.ended() => return ended,
+            _ = interrupt.recv() => return Ok(()),
+            _ = terminate.recv() => return Ok(()),
+            _ = renewal.tick() => token.renew()?,
+        }
+    }
 }
 
 fn free_port() -> Result<u16> {
@@ -163,6 +144,7 @@ fn free_port() -> Result<u16> {
     Ok(listener.local_addr()?.port())
 }
 
-fn say(line: &str) -> Result<()> {
-    writeln!(io::stdout(), "{line}").context("cannot write to the terminal")
+/// One line of the story: what it is about, and what there is to say.
+fn say(about: &str, what: &str) -> Result<()> {
+    writeln!(io::stdout(), "{about:12}{what}").context("cannot write to the terminal")
 }
