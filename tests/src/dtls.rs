@@ -344,3 +344,44 @@ impl CallLoop {
         seen.longest = seen.longest.max(datagram.len());
     }
 }
+
+/// The path of the client of [`open_pair`].
+pub const PAIR_PATH: Path = Path {
+    remote: SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 5_000),
+    local: None,
+    socket: 0,
+};
+
+/// Both ends of an open channel, in memory.
+pub fn open_pair(suite: Suite) -> (ServerChannel, ClientChannel) {
+    let (keys, now) = (CookieKeys::new(entropy()), Instant::now());
+    let mut server = ServerChannel::new(Keying::psk([2; 32]));
+    let mut client = ClientChannel::start(Keying::psk([2; 32]), &[3; 32], &[suite], entropy(), now);
+    let (mut up, mut down) = (PacketBuf::new(1_500), PacketBuf::new(1_500));
+    while client.poll_transmit(&mut up) {
+        let mut answers = Vec::new();
+        if is_client_hello(up.as_slice()) {
+            match keys.greet(PAIR_PATH.remote, up.as_slice(), &mut down) {
+                Greeting::Answer => answers.push(down.as_slice().to_vec()),
+                Greeting::Verified(hello) => server
+                    .handle_hello(PAIR_PATH, &hello, entropy(), now)
+                    .expect("a hello of our client is good"),
+                Greeting::Dropped(reason) => panic!("{reason}"),
+            }
+        } else {
+            for record in records(up.as_mut_slice()) {
+                assert_eq!(server.handle_record(PAIR_PATH, record, now), Opened::Handled);
+            }
+        }
+        while server.poll_transmit(&mut down).is_some() {
+            answers.push(down.as_slice().to_vec());
+        }
+        for mut answer in answers {
+            for record in records(&mut answer) {
+                assert_eq!(client.handle_record(record, now), Opened::Handled);
+            }
+        }
+    }
+    while server.poll_event().is_some() || client.poll_event().is_some() {}
+    (server, client)
+}

@@ -50,7 +50,7 @@ pub use certificate::Certificate;
 pub use client::{Client, Ended, RunningClient};
 pub use corporate::{Corporate, UdpSink, stream_digest};
 pub use cstp::{Frame, FrameType};
-pub use dtls::{DtlsCaller, DtlsEcho, Witness};
+pub use dtls::{DtlsCaller, DtlsEcho, PAIR_PATH, Witness, open_pair};
 pub use gateway::{Gateway, Peer, Setup, program, run_server};
 pub use http::Answer;
 pub use inner::{Inner, icmp_echo, udp};

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mstunnel_proto::buf::PacketBuf;
+use mstunnel_proto::dtls::{Opened, Suite};
 use mstunnel_proto::frame::{FrameKind, Frames};
 use mstunnel_proto::packet::checksum::{Change, Sum};
 use mstunnel_proto::packet::{Packet, clamp_mss, too_big};
@@ -19,6 +20,7 @@ use mstunnel_proto::routes::{RouteSet, SplitDns};
 use mstunnel_proto::session::{
     Access, Channel, Inbound, Leases, Session, SessionConfig, SessionId, SessionParams,
 };
+use mstunnel_tests::{PAIR_PATH, open_pair};
 
 thread_local! {
     static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
@@ -124,6 +126,24 @@ fn clamping_and_checksums_allocate_nothing() {
             black_box(Change::default().bytes(&bytes[..20], &packet[..20]).apply(7));
         });
         assert_eq!(counted, 0);
+    }
+}
+
+#[test]
+fn sealing_and_opening_a_record_allocates_nothing() {
+    for &suite in Suite::PSK {
+        let (mut server, client) = open_pair(suite);
+        let (mut packet, mut segment, now) = (PacketBuf::new(1_500), [0; 1_500], Instant::now());
+        let mut send = || {
+            packet.set_len(1_400);
+            client.seal(&mut packet).expect("an open channel seals");
+            let opened = server.handle_record(PAIR_PATH, packet.as_mut_slice(), now);
+            assert!(matches!(black_box(opened), Opened::Application(_)));
+            server.seal_into(&[7; 1_400], black_box(&mut segment)).expect("an open channel seals");
+        };
+        // The first packet ends the handshake.
+        send();
+        assert_eq!(allocations_in(send), 0, "{}", suite.name());
     }
 }
 
