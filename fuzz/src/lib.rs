@@ -3,6 +3,8 @@
 //!
 //! Each function panics on a broken promise of the core and returns otherwise.
 
+mod dtls;
+
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,6 +17,8 @@ use mstunnel_proto::connect::{AnswerReader, ConnectParams, ConnectRequest};
 use mstunnel_proto::frame::{Frames, MAX_FRAME, Remainder};
 use mstunnel_proto::http::{HttpError, Reply, Request, RequestReader, ResponseReader};
 use mstunnel_proto::packet::{self, Packet};
+
+pub use dtls::{dtls_handshake, dtls_hello, dtls_record};
 
 /// A fuzz target: its name, which is also its corpus folder, and what it does.
 pub struct Target {
@@ -35,6 +39,9 @@ pub const TARGETS: &[Target] = &[
     Target { name: "configuration", run: configuration },
     Target { name: "inner_packet", run: inner_packet },
     Target { name: "socks5", run: socks5 },
+    Target { name: "dtls_hello", run: dtls_hello },
+    Target { name: "dtls_record", run: dtls_record },
+    Target { name: "dtls_handshake", run: dtls_handshake },
 ];
 
 /// Bytes of the pieces in which a stream comes, beside all at once: whatever they are, what is read is the same.
