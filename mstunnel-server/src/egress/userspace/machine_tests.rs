@@ -14,6 +14,9 @@ use super::*;
 const MTU: usize = 1_400;
 const SIZES: Sizes = Sizes { from_client: 32 * 1024, to_client: 32 * 1024 };
 
+/// smoltcp waits 10 ms for something to acknowledge along with.
+const HELD_BACK: Duration = Duration::from_millis(11);
+
 /// The exit of a machine: a list that takes so many packets.
 #[derive(Default)]
 struct Taken {
@@ -101,14 +104,21 @@ impl Pair {
         pair
     }
 
-    /// Lets packets pass until both ends are quiet.
+    /// Lets packets pass, and the time of acknowledgements that are held back, until both ends are quiet.
     fn settle(&mut self) {
-        for _ in 0..1_000 {
+        let mut quiet = 0;
+        for _ in 0..10_000 {
             self.next = self.machine.pump(&mut self.exit, self.now);
             self.client.wire.received.append(&mut self.exit.packets);
             let time = SmolInstant::from_micros(i64::try_from((self.now - self.start).as_micros()).unwrap());
             self.client.interface.poll(time, &mut self.client.wire, &mut self.client.sockets);
             if self.client.wire.sent.is_empty() && self.exit.packets.is_empty() && self.next != Next::More {
+                quiet += 1;
+                self.now += HELD_BACK;
+            } else {
+                quiet = 0;
+            }
+            if quiet == 3 {
                 return;
             }
             for packet in std::mem::take(&mut self.client.wire.sent) {
