@@ -111,7 +111,7 @@ pub(crate) enum UserspaceError {
     /// Without the list, the host's own services would be open to clients.
     #[error(
         "cannot list this host's addresses, which clients must not reach: allow netlink sockets \
-         (in a systemd unit, RestrictAddressFamilies= with AF_NETLINK): {0}"
+         (in a systemd unit, RestrictAddressFamilies= with AF_NETLINK)"
     )]
     HostAddresses(#[source] io::Error),
 }
