@@ -56,7 +56,8 @@ fn start(name: &str, script: &str, directory: &TempDir) -> Process {
 
 /// A port of loopback that was free a moment ago.
 fn free_port() -> u16 {
-    UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+    socket.local_addr().expect("a bound socket").port()
 }
 
 fn gnutls_priority(cipher: &str) -> String {
@@ -191,12 +192,13 @@ fn we_call_gnutls_and_renew_our_keys() {
 /// `SSL_SESSION` of OpenSSL: version 1, protocol, suite, session id, master secret, time [1], timeout [2].
 fn session_file(directory: &Path, suite: Suite, master_secret: &[u8; 48]) -> std::path::PathBuf {
     let element = |tag: u8, content: &[u8]| {
-        let len = u8::try_from(content.len()).unwrap();
+        let len = u8::try_from(content.len()).expect("a short form");
         assert!(len < 128, "a short form is enough");
         [&[tag, len][..], content].concat()
     };
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
-    let now = u32::try_from(now).unwrap().to_be_bytes();
+    let now =
+        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_secs();
+    let now = u32::try_from(now).expect("before 2106").to_be_bytes();
     let content = [
         element(2, &[1]),
         element(2, &[0, 0xfe, 0xfd]),
