@@ -12,6 +12,7 @@ use crate::certificate::Certificate;
 use crate::corporate::Service;
 use crate::issuer::server_config;
 use crate::network::Network;
+use crate::wait::{SHORT, until};
 
 /// The longest time that a script lets a client wait: longer than any patience of a client.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -43,7 +44,9 @@ impl Scripted {
     ) -> Self {
         let tls = server_config(certificate);
         let any = IpAddr::from(Ipv6Addr::UNSPECIFIED);
-        let listener = network.server().with(|| TcpListener::bind((any, port))).expect("the port is free");
+        // A connection of the server before may hold the port for a moment.
+        let listener =
+            until("a free port", SHORT, || network.server().with(|| TcpListener::bind((any, port))).ok());
         let visits = Arc::new(AtomicUsize::new(0));
         let count = Arc::clone(&visits);
         let service = Service::start(listener, move |stream| {

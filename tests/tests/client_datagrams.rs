@@ -32,7 +32,6 @@ fn fetch(network: &Network, len: usize) -> usize {
     network.client(0).run("curl", &arguments).len()
 }
 
-/// Covers: statement 58, statement 59, statement 61, statement 62, R8
 fn pages_travel_as_datagrams(start: Start) {
     let Some(network) = Network::new() else { return };
     let relay = Relay::start(&network, 3);
@@ -47,11 +46,13 @@ fn pages_travel_as_datagrams(start: Start) {
     client.terminate();
 }
 
+/// Covers: statement 58, statement 62, R8
 #[test]
 fn pages_travel_as_datagrams_from_our_server() {
     pages_travel_as_datagrams(Setup::start_ours);
 }
 
+/// Covers: statement 2, statement 58, statement 59, statement 61, statement 62, R8
 #[test]
 fn pages_travel_as_datagrams_from_ocserv() {
     pages_travel_as_datagrams(Setup::start_ocserv);
@@ -123,7 +124,6 @@ fn a_path_that_carries_less_lowers_the_mtu_and_nothing_is_lost_in_a_hole() {
     client.terminate();
 }
 
-/// Covers: statement 63
 #[test]
 fn without_udp_everything_stays_on_tls() {
     let Some(network) = Network::new() else { return };

@@ -37,8 +37,8 @@ fn iperf(network: &Network, seconds: u32, direction: &[&str]) -> f64 {
     report["end"]["sum_received"]["bytes"].as_f64().expect("a number of bytes")
 }
 
-/// Covers: statement 28, statement 30, statement 47, statement 49, statement 50, statement 51, statement 52,
-/// statement 53, R8, R9, R12, R13
+/// Covers: statement 2, statement 28, statement 30, statement 47, statement 49, statement 50, statement 51
+/// Covers: statement 52, statement 53, R8, R9, R12, R13
 #[test]
 fn the_stock_client_carries_both_directions_over_datagrams_that_fit_its_link() {
     let Some(network) = Network::new() else { return };
@@ -100,7 +100,7 @@ fn traffic_goes_on_over_tls_while_udp_is_blocked_and_returns_to_it() {
     assert!(!client.output().contains("Reconnect"), "{}", client.output());
 }
 
-/// Covers: statement 54, R8
+/// Covers: statement 54, R8, R15, P-024
 #[test]
 fn a_fifth_of_all_datagrams_may_be_lost_and_others_late_double_or_damaged() {
     let Some(network) = Network::new() else { return };
@@ -118,7 +118,7 @@ fn a_fifth_of_all_datagrams_may_be_lost_and_others_late_double_or_damaged() {
     assert_eq!(gateway.sessions(&network), 1);
 }
 
-/// Covers: statement 56, R19
+/// Covers: statement 56, R19, P-026
 #[test]
 fn the_channel_follows_a_client_whose_nat_forgets_its_port() {
     let Some(network) = Network::new() else { return };
@@ -205,7 +205,7 @@ fn clients_without_negotiated_keys_resume_the_session_of_their_master_secret() {
     }
 }
 
-/// Covers: R11
+/// Covers: R11, P-029
 #[test]
 fn no_weak_suite_is_taken_over_datagrams() {
     let Some(network) = Network::new() else { return };
@@ -214,4 +214,19 @@ fn no_weak_suite_is_taken_over_datagrams() {
     let client = alice(&network, &gateway).argument(weak).connect();
     assert!(!client.output().contains("X-DTLS-"), "{}", client.output());
     assert_eq!(row(&network, &gateway)["channel"], "tls");
+}
+
+/// Covers: R19, P-027
+#[test]
+fn answers_leave_from_the_address_that_was_asked() {
+    let Some(network) = Network::new() else { return };
+    let Some(gateway) = with_udp().start_ours(&network) else { return };
+    // Another address of the server; the route to the client would choose the first one as the source.
+    network.server().run("ip", &["addr", "add", "192.0.2.129/32", "dev", "lo"]);
+    network.client(0).run("ip", &["route", "add", "192.0.2.129", "via", "192.0.2.1"]);
+    let second = "192.0.2.129:443".parse().expect("an address");
+    let client = alice(&network, &gateway).over(second).connect();
+    assert!(client.output().contains(UP), "{}", client.output());
+    network.client(0).ping(Network::CORPORATE_V4.into());
+    assert_eq!(row(&network, &gateway)["channel"], "dtls");
 }

@@ -258,21 +258,9 @@ impl Link {
                 return Ok(false);
             }
             let kept = self.remainder.take_into(&mut self.read);
-            let received = match self.records.read(&mut self.read[kept..]) {
-                Ok(received) => received,
-                Err(error) => {
-                    self.remainder.keep(&self.read[..kept]);
-                    return Err(error);
-                }
-            };
-            let (len, is_last) = match received {
-                Received::Bytes(len) => (len, false),
-                Received::Nothing => (0, true),
-                Received::End => {
-                    self.session.handle_stream_closed();
-                    return Ok(false);
-                }
-            };
+            // What is kept may be whole frames, from behind the answer to CONNECT: they count before an end does.
+            let received = self.records.read(&mut self.read[kept..]);
+            let len = if let Ok(Received::Bytes(len)) = received { len } else { 0 };
             let mut frames = Frames::new(&mut self.read[..kept + len]);
             loop {
                 match frames.take_next() {
@@ -294,8 +282,13 @@ impl Link {
                 }
             }
             self.remainder.keep(frames.rest());
-            if is_last {
-                return Ok(false);
+            match received? {
+                Received::Bytes(_) => {}
+                Received::Nothing => return Ok(false),
+                Received::End => {
+                    self.session.handle_stream_closed();
+                    return Ok(false);
+                }
             }
         }
         Ok(true)
