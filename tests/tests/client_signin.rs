@@ -171,7 +171,8 @@ fn a_client_certificate_signs_in_and_comes_back_when_its_cookie_is_stale() {
     assert_eq!(ended.output.code, Some(1), "a stranger's certificate: {:?}", ended.output);
     let Some(client) = Client::to(&network, 0, &gateway, "show") else { return };
     let message = client.arguments(&["--user", "dora"]).run().message();
-    assert!(message.contains("certificate"), "{message}");
+    // ocserv closes with our request unread, and its reset may overtake what it said before.
+    assert!(message.contains("certificate") || message.contains("reset by peer"), "{message}");
 }
 
 /// Covers: statement 22, R70
@@ -294,13 +295,15 @@ fn a_cookie_file_saves_the_second_sign_in_and_goes_away_with_the_session() {
         assert!(!path.exists(), "the cookie file outlives its session");
 
         // The goodbye ended it at the server too.
-        private(&path, &line);
         let third = || {
             let client = Client::to(&network, 0, &gateway, "show")?.argument("--cookie-file").argument(&path);
             Some(client.secret(&cookie).run())
         };
-        let ended =
-            until("the end of the cookie", SHORT, || third().filter(|ended| ended.output.code != Some(0)));
+        let ended = until("the end of the cookie", SHORT, || {
+            // A client that comes in time leaves like the one before, and takes the file with it.
+            private(&path, &line);
+            third().filter(|ended| ended.output.code != Some(0))
+        });
         ended.expect_failure("401");
         // With a password it is only a detour.
         let Some(fourth) = client() else { return };

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use hyper::body::Bytes;
@@ -17,6 +18,9 @@ use super::target::Target;
 
 /// Parts of a page that wait for a slow disk at most, each of up to half a megabyte.
 const MAX_WAITING: usize = 8;
+
+/// How long a failed download looks whether the tunnel has ended.
+const AFTERMATH: Duration = Duration::from_millis(200);
 
 /// Fetch a page through the tunnel
 #[derive(Debug, clap::Args)]
@@ -55,12 +59,23 @@ impl Args {
         let output = self.output.clone();
         let writer = tokio::task::spawn_blocking(move || write(output.as_deref(), receiver, &bar));
         let received = tokio::select! {
-            received = receive(&mut page, sender) => received,
+            received = receive(&mut page, sender) => match received {
+                Err(error) => Err(blame(error, online).await),
+                whole => whole,
+            },
             reason = online.ended() => Err(anyhow::anyhow!("the tunnel ended: {reason}")),
         };
         // The writer's error says more: it is why the channel closed.
         writer.await.context("the writer failed")??;
         received
+    }
+}
+
+/// The end of the tunnel, if that is why `error` came: connections hear of it a moment before everybody else.
+async fn blame(error: anyhow::Error, online: &Online) -> anyhow::Error {
+    match tokio::time::timeout(AFTERMATH, online.ended()).await {
+        Ok(reason) => anyhow::anyhow!("the tunnel ended: {reason}"),
+        Err(_) => error,
     }
 }
 
