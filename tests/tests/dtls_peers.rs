@@ -212,12 +212,13 @@ fn session_file(directory: &Path, suite: Suite, master_secret: &[u8; 48]) -> std
     let session = element(0x30, &content);
     let file = directory.join("session.pem");
     let text = STANDARD.encode(session);
-    let lines: Vec<_> = text.as_bytes().chunks(64).map(|line| std::str::from_utf8(line).unwrap()).collect();
+    let lines: Vec<_> =
+        text.as_bytes().chunks(64).map(|line| std::str::from_utf8(line).expect("base64 is ASCII")).collect();
     let pem = format!(
         "-----BEGIN SSL SESSION PARAMETERS-----\n{}\n-----END SSL SESSION PARAMETERS-----\n",
         lines.join("\n")
     );
-    fs::write(&file, pem).unwrap();
+    fs::write(&file, pem).expect("a file in a new directory");
     file
 }
 
