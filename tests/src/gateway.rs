@@ -231,6 +231,11 @@ impl Setup {
         Some(Gateway { peer: Peer::Mstunnel, process, files, setup: self.clone() })
     }
 
+    /// The same server with userspace egress, as nobody (see [`Setup::userspace`]).
+    pub fn start_as_nobody(&self, network: &Network) -> Option<Gateway> {
+        self.clone().userspace().start_ours(network)
+    }
+
     /// Starts the example that embeds the server, with the same files.
     pub fn start_embedded(&self, network: &Network) -> Option<Gateway> {
         let server = program("embed_server")?;

@@ -176,7 +176,11 @@ fn ours(setup: &Setup) -> Option<World> {
 }
 
 fn with_both(setup: &Setup, check: impl Fn(&World)) {
-    for start in [Setup::start_ours as fn(&Setup, &Network) -> Option<Gateway>, Setup::start_ocserv] {
+    for start in [
+        Setup::start_ours as fn(&Setup, &Network) -> Option<Gateway>,
+        Setup::start_as_nobody,
+        Setup::start_ocserv,
+    ] {
         let Some(world) = World::start(start, setup) else { return };
         check(&world);
     }

@@ -67,7 +67,11 @@ fn curl(network: &Network, arguments: &[&str]) -> Output {
 }
 
 fn both(network: impl Fn() -> Option<Network>, check: impl Fn(&Network, &Gateway)) {
-    for start in [Setup::start_ours as fn(&Setup, &Network) -> Option<Gateway>, Setup::start_ocserv] {
+    for start in [
+        Setup::start_ours as fn(&Setup, &Network) -> Option<Gateway>,
+        Setup::start_as_nobody,
+        Setup::start_ocserv,
+    ] {
         let Some(network) = network() else { return };
         let Some(gateway) = start(&setup(), &network) else { return };
         check(&network, &gateway);

@@ -113,7 +113,11 @@ fn ours() -> Option<World> {
 }
 
 fn with_both(check: impl Fn(&World)) {
-    for start in [Setup::start_ours as fn(&Setup, &Network) -> Option<Gateway>, Setup::start_ocserv] {
+    for start in [
+        Setup::start_ours as fn(&Setup, &Network) -> Option<Gateway>,
+        Setup::start_as_nobody,
+        Setup::start_ocserv,
+    ] {
         let Some(world) = World::start(start, &setup()) else { return };
         check(&world);
     }

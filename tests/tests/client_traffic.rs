@@ -72,6 +72,11 @@ fn a_gigabyte_comes_whole_into_a_file_from_our_server() {
     gigabyte(Setup::start_ours, |client, path| client.argument("--output").argument(path));
 }
 
+#[test]
+fn a_gigabyte_comes_whole_from_a_server_without_root() {
+    gigabyte(Setup::start_as_nobody, |client, path| client.argument("--output").argument(path));
+}
+
 /// Covers: R69
 #[test]
 fn a_gigabyte_comes_whole_to_standard_output_from_ocserv() {
