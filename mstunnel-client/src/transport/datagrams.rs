@@ -79,6 +79,9 @@ enum State {
 
 struct Live {
     socket: UdpSocket,
+    /// The same socket, around the reactor: that believes it unwritable until its first turn, and the first hello
+    /// would be lost.
+    sender: std::net::UdpSocket,
     channel: ClientChannel,
     stage: Stage,
     heard: Instant,
@@ -182,7 +185,7 @@ impl Datagrams {
     pub(super) fn send(&mut self, packet: &mut PacketBuf) -> bool {
         let State::Live(live) = &mut self.state else { return false };
         // A full socket loses the packet as a full network would; other errors are the path's.
-        live.channel.seal(packet).is_ok() && live.socket.try_send(packet.as_slice()).is_ok()
+        live.channel.seal(packet).is_ok() && live.sender.send(packet.as_slice()).is_ok()
     }
 
     /// Takes what became of the channel.
@@ -213,11 +216,11 @@ impl Datagrams {
             .map_err(|_| io::Error::other("no randomness"))
             .and_then(|()| self.plan.socket().map(|socket| (socket, entropy)));
         match opened {
-            Ok((socket, entropy)) => {
+            Ok(((socket, sender), entropy)) => {
                 let keying = Keying::psk(*self.plan.psk);
                 let channel = ClientChannel::start(keying, &self.plan.offer.app_id, &[], entropy, now);
                 let stage = Stage::Handshake;
-                let live = Live { socket, channel, stage, heard: now, asked: now, rekey_at: None };
+                let live = Live { socket, sender, channel, stage, heard: now, asked: now, rekey_at: None };
                 self.state = State::Live(Box::new(live));
             }
             Err(error) => {
@@ -232,7 +235,7 @@ impl Datagrams {
         let State::Live(live) = &mut self.state else { return };
         while live.channel.poll_transmit(&mut self.control) {
             // Lost like any datagram; the engine repeats itself.
-            let _ = live.socket.try_send(self.control.as_slice());
+            let _ = live.sender.send(self.control.as_slice());
         }
         let mut is_over = false;
         while let Some(event) = live.channel.poll_event() {
@@ -262,7 +265,7 @@ impl Datagrams {
             && live.channel.seal(&mut self.control).is_ok()
         {
             // Too long for the local link is an answer too: it is not repeated for ever.
-            let _ = live.socket.try_send(self.control.as_slice());
+            let _ = live.sender.send(self.control.as_slice());
         }
         if is_over {
             self.give_up(now + RETRY);
@@ -316,7 +319,7 @@ impl Datagrams {
         let State::Live(live) = &mut self.state else { return };
         if live.channel.seal(&mut self.control).is_ok() {
             // Lost like any datagram; asked again later.
-            let _ = live.socket.try_send(self.control.as_slice());
+            let _ = live.sender.send(self.control.as_slice());
         }
     }
 
@@ -335,7 +338,7 @@ impl Plan {
     }
 
     /// A socket from a new port, connected to the address that TLS has verified (R65).
-    fn socket(&self) -> io::Result<UdpSocket> {
+    fn socket(&self) -> io::Result<(UdpSocket, std::net::UdpSocket)> {
         let any: IpAddr = match self.server {
             IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
             IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
@@ -350,6 +353,7 @@ impl Plan {
         let _ = options.set_send_buffer_size(SOCKET_BUFFER);
         socket.set_nonblocking(true)?;
         socket.connect(SocketAddr::new(self.server, self.offer.port))?;
-        UdpSocket::from_std(socket)
+        let sender = socket.try_clone()?;
+        Ok((UdpSocket::from_std(socket)?, sender))
     }
 }

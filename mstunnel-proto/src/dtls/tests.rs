@@ -1,5 +1,6 @@
 //! Both ends against each other in virtual time.
 
 mod behaviour;
+mod golden;
 mod harness;
 mod weather;
