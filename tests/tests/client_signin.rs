@@ -171,8 +171,8 @@ fn a_client_certificate_signs_in_and_comes_back_when_its_cookie_is_stale() {
     assert_eq!(ended.output.code, Some(1), "a stranger's certificate: {:?}", ended.output);
     let Some(client) = Client::to(&network, 0, &gateway, "show") else { return };
     let message = client.arguments(&["--user", "dora"]).run().message();
-    // ocserv closes with our request unread, and its reset may overtake what it said before.
-    assert!(message.contains("certificate") || message.contains("reset by peer"), "{message}");
+    // ocserv closes with our request unread, and that may overtake what it said before.
+    assert!(message.contains("certificate") || message.contains(" broke: "), "{message}");
 }
 
 /// Covers: statement 22, R70
