@@ -38,7 +38,7 @@ fn what_an_open_channel_costs_is_bounded() {
         }
         let heap = (in_use() - before).div_ceil(CHANNELS);
         let inline = size_of::<ServerChannel>();
-        println!("{}: {inline} B inline + {heap} B heap = {} B", suite.name(), inline + heap);
+        eprintln!("{}: {inline} B inline + {heap} B heap = {} B", suite.name(), inline + heap);
         assert!(inline + heap <= LIMIT, "{}: {inline} B inline + {heap} B heap", suite.name());
     }
 }

@@ -167,6 +167,27 @@ fn datagrams_go_both_ways_and_a_closed_port_is_told() {
     }
 }
 
+/// Nobody answers for these addresses on the server's link: its kernel says so after a few seconds.
+#[test]
+fn a_datagram_to_a_host_that_is_not_there_is_answered() {
+    let Some(network) = Network::new() else { return };
+    let Some(gateway) = Setup::new().userspace().start_ours(&network) else { return };
+    let (mut raw, leases) = tunnel(&network, &gateway);
+    for (from, to, kind) in [
+        (IpAddr::from(leases.v4()), "10.20.0.99:5353", [3, 1]),
+        (leases.v6().into(), "[fd00:20::99]:5353", [1, 3]),
+    ] {
+        let packet = udp(SocketAddr::new(from, 40_000), to.parse().expect("an address"), b"anybody?");
+        let header = if from.is_ipv4() { 20 } else { 40 };
+        raw.send_packet(&packet);
+        until("host unreachable", LONG, || {
+            let Heard::Record(record) = raw.hear(SHORT) else { return None };
+            let answer = Frame::from_record(&record).expect("a frame").payload;
+            (answer.get(header..header + 2) == Some(&kind[..])).then_some(())
+        });
+    }
+}
+
 #[test]
 fn names_are_resolved_through_the_tunnel() {
     let Some(network) = Network::new() else { return };

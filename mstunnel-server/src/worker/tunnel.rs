@@ -158,10 +158,15 @@ impl Tunnel {
                     self.session.count_drop(reason);
                 }
             }
-            DatagramKind::Stray if !leg.recognizes(datagram, &mut Vec::new()) => {
-                self.session.count_drop(DropReason::RecordForged);
+            DatagramKind::Records => self.open_records(path, datagram, bench, now),
+            DatagramKind::Stray => {
+                let first = dtls::records(datagram).next();
+                if first.is_some_and(|record| leg.recognizes(record, &mut Vec::new())) {
+                    self.open_records(path, datagram, bench, now);
+                } else {
+                    self.session.count_drop(DropReason::RecordForged);
+                }
             }
-            DatagramKind::Records | DatagramKind::Stray => self.open_records(path, datagram, bench, now),
         }
         self.drain_leg(context);
         self.transmit_control(bench);

@@ -1,8 +1,11 @@
 //! Reads datagrams and what ICMP said about those that were sent.
 
 use std::io::{self, Read};
+use std::os::fd::{AsFd, AsRawFd};
 use std::time::{Duration, Instant};
 
+use mstunnel_proto::packet::Family;
+use nix::sys::socket::{MsgFlags, recvmsg, setsockopt, sockopt};
 use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
@@ -11,6 +14,31 @@ use super::outlet::Entry;
 
 /// An error of a datagram socket makes it not readable: it is waited for by itself.
 const INTEREST: Interest = Interest::READABLE.add(Interest::ERROR);
+
+/// Copies of errors that are thrown away at once; each was told by an error of its own.
+const MAX_COPIES: usize = 16;
+
+/// Asks for every ICMP error about `socket`: without, the kernel keeps to itself that a host is unreachable.
+///
+/// # Errors
+/// The operating system's.
+pub(super) fn hear_errors(socket: &impl AsFd, family: Family) -> io::Result<()> {
+    match family {
+        Family::V4 => setsockopt(socket, sockopt::Ipv4RecvErr, &true)?,
+        Family::V6 => setsockopt(socket, sockopt::Ipv6RecvErr, &true)?,
+    }
+    Ok(())
+}
+
+/// Throws away the copies that the kernel keeps of errors: they take the room of datagrams.
+fn forget_copies(socket: &UdpSocket) {
+    for _ in 0..MAX_COPIES {
+        let flags = MsgFlags::MSG_ERRQUEUE | MsgFlags::MSG_DONTWAIT;
+        if recvmsg::<()>(socket.as_raw_fd(), &mut [], None, flags).is_err() {
+            return;
+        }
+    }
+}
 
 /// Takes one datagram, or the error that waits.
 ///
@@ -21,6 +49,10 @@ pub(super) fn try_recv(socket: &UdpSocket, room: &mut [u8]) -> io::Result<usize>
     for interest in [Interest::READABLE, Interest::ERROR] {
         match socket.try_io(interest, || (&*SockRef::from(socket)).read(room)) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => {
+                forget_copies(socket);
+                return Err(error);
+            }
             done => return done,
         }
     }

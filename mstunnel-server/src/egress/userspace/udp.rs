@@ -7,7 +7,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use mstunnel_proto::drop::DropReason;
-use mstunnel_proto::packet::Unreachable;
+use mstunnel_proto::packet::{Family, Unreachable};
 use socket2::SockRef;
 use tokio::net::UdpSocket;
 
@@ -39,6 +39,7 @@ impl UdpSide {
             SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
         };
         let socket = std::net::UdpSocket::bind(any)?;
+        datagrams::hear_errors(&socket, Family::of(to.ip()))?;
         socket.connect(to)?;
         socket.set_nonblocking(true)?;
         Ok(Self { socket: UdpSocket::from_std(socket)? })
