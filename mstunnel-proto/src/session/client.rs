@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use super::liveness::{Liveness, Pulse};
 use super::path::DatagramPath;
 use super::server::MAX_OWED_RESPONSES;
-use super::{Channel, Inbound, Leases, SessionCounters};
+use super::{Channel, Inbound, Leases, SessionCounters, take_datagram};
 use crate::buf::PacketBuf;
 use crate::drop::DropReason;
 use crate::frame::FrameKind;
@@ -344,20 +344,7 @@ impl ClientSession {
     /// blocked.
     pub fn poll_datagram(&mut self, out: &mut PacketBuf) -> bool {
         out.clear();
-        if self.state != State::Live {
-            return false;
-        }
-        if let Some(place) = self.owed.iter().position(|(channel, _)| *channel == Channel::Datagram) {
-            let (channel, payload) = self.owed.remove(place).expect("the place was just found");
-            out.fill(&payload);
-            channel.encapsulate(FrameKind::DpdResponse, out);
-            return true;
-        }
-        if std::mem::take(&mut self.ask_datagram) {
-            Channel::Datagram.encapsulate(FrameKind::DpdRequest, out);
-            return true;
-        }
-        false
+        self.state == State::Live && take_datagram(&mut self.owed, &mut self.ask_datagram, out)
     }
 
     /// Takes how the connection ended, once.

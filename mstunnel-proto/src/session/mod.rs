@@ -23,6 +23,7 @@ mod state;
 #[cfg(test)]
 mod tests;
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -84,6 +85,21 @@ impl Channel {
         }
         self
     }
+}
+
+/// Takes the next of the control frames that travel as datagrams: a DPD answer that is owed, or a question.
+fn take_datagram(owed: &mut VecDeque<(Channel, Box<[u8]>)>, ask: &mut bool, out: &mut PacketBuf) -> bool {
+    let place = owed.iter().position(|(channel, _)| *channel == Channel::Datagram);
+    if let Some((channel, payload)) = place.and_then(|place| owed.remove(place)) {
+        out.fill(&payload);
+        channel.encapsulate(FrameKind::DpdResponse, out);
+        return true;
+    }
+    let is_asked = std::mem::take(ask);
+    if is_asked {
+        Channel::Datagram.encapsulate(FrameKind::DpdRequest, out);
+    }
+    is_asked
 }
 
 /// The inside addresses of a session.

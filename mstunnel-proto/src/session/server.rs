@@ -19,7 +19,7 @@ use super::access::Access;
 use super::liveness::{Liveness, Pulse};
 use super::path::DatagramPath;
 use super::state::{Cue, SessionState};
-use super::{Channel, Inbound, Leases, SessionCounters, SessionId};
+use super::{Channel, Inbound, Leases, SessionCounters, SessionId, take_datagram};
 use crate::buf::PacketBuf;
 use crate::close::CloseReason;
 use crate::drop::DropReason;
@@ -391,20 +391,7 @@ impl Session {
     /// As [`Session::poll_transmit`], but only what travels as a datagram: for a caller whose stream is blocked.
     pub fn poll_datagram(&mut self, out: &mut PacketBuf) -> bool {
         out.clear();
-        if self.state != SessionState::Open {
-            return false;
-        }
-        if let Some(place) = self.owed.iter().position(|(channel, _)| *channel == Channel::Datagram) {
-            let (channel, payload) = self.owed.remove(place).expect("the place was just found");
-            out.fill(&payload);
-            channel.encapsulate(FrameKind::DpdResponse, out);
-            return true;
-        }
-        if std::mem::take(&mut self.ask_datagram) {
-            Channel::Datagram.encapsulate(FrameKind::DpdRequest, out);
-            return true;
-        }
-        false
+        self.state == SessionState::Open && take_datagram(&mut self.owed, &mut self.ask_datagram, out)
     }
 
     /// Takes what happened; [`SessionEvent::Closed`] comes once, after the last transmit was taken.
