@@ -277,9 +277,19 @@ impl Gateway {
     }
 
     /// Whether nothing at all comes out of the interface for a while.
+    ///
+    /// But for the kernel's own reports of the groups it listens to, which it repeats when it likes.
     pub(crate) fn stays_quiet(&self) -> bool {
+        let packet = async {
+            loop {
+                let packet = self.receive().await;
+                if !is_group_report(&packet) {
+                    return packet;
+                }
+            }
+        };
         self.runtime.block_on(async {
-            match tokio::time::timeout(QUIET, self.receive()).await {
+            match tokio::time::timeout(QUIET, packet).await {
                 Ok(packet) => {
                     eprintln!("not quiet: {packet:02x?}");
                     false
@@ -323,4 +333,10 @@ impl Gateway {
             ready.unwrap();
         }
     }
+}
+
+/// Whether `packet` goes to ff02::16, where nothing but MLDv2 reports (RFC 3810 section 5.2.14) go.
+fn is_group_report(packet: &[u8]) -> bool {
+    const ROUTERS: [u8; 16] = std::net::Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 0x16).octets();
+    packet.first().is_some_and(|byte| byte >> 4 == 6) && packet.get(24..40) == Some(&ROUTERS[..])
 }
