@@ -14,7 +14,7 @@ fn with_udp() -> Setup {
 }
 
 /// A client that stays up: it forwards a port to the corporate page.
-fn forwarding<'n>(network: &'n Network, gateway: &Gateway) -> Option<RunningClient> {
+fn forwarding(network: &Network, gateway: &Gateway) -> Option<RunningClient> {
     let client = Client::to(network, 0, gateway, "proxy")?.as_alice();
     Some(client.arguments(&["-L", "127.0.0.1:8080:10.20.0.2:80"]).listen(1))
 }
