@@ -89,8 +89,10 @@ impl Reception {
     /// The App-ID comes first: a stranger who knows none gets no answer at all, as from ocserv.
     fn greet(&mut self, path: Path, datagram: &mut [u8], now: Instant) {
         let WorkerContext { shared, bench, .. } = &*self.context;
-        let app_id = ClientHello::parse(datagram).and_then(|hello| hello.app_id().map(<[u8]>::to_vec));
-        let Some(holder) = app_id.and_then(|app_id| shared.directory.by_app_id(&app_id)) else {
+        let Some(hello) = ClientHello::parse(datagram) else {
+            return shared.strays.count(DropReason::HelloRefused);
+        };
+        let Some(holder) = hello.app_id().and_then(|app_id| shared.directory.by_app_id(app_id)) else {
             return shared.strays.count(DropReason::UnknownAppId);
         };
         let mut answer = bench.control.borrow_mut();
