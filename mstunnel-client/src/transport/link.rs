@@ -20,12 +20,14 @@ use std::time::{Duration, Instant};
 
 use mstunnel_proto::buf::{MAX_PACKET, PacketBuf};
 use mstunnel_proto::frame::{Frames, MAX_FRAME, Remainder};
-use mstunnel_proto::session::{Channel, ClientEvent, ClientSession, Inbound, SessionCounters};
+use mstunnel_proto::session::{
+    Channel, ClientEvent, ClientSession, DatagramChange, Inbound, SessionCounters,
+};
 use rustls::ClientConnection;
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
 
-use super::datagrams::{Change, Datagrams};
+use super::datagrams::Datagrams;
 use super::records::{Received, Records};
 use crate::packets::{PacketReceiver, PacketSender, QUEUE};
 use crate::params::TunnelParams;
@@ -216,7 +218,7 @@ impl Link {
     /// Tells the session what became of the datagram channel, and the user what it carries.
     fn follow_datagrams(&mut self, params: &watch::Sender<Arc<TunnelParams>>) {
         match self.datagrams.as_mut().and_then(Datagrams::take_change) {
-            Some(Change::Opened(mtu)) => {
+            Some(DatagramChange::Opened(mtu)) => {
                 tracing::info!(mtu, "packets go by UDP");
                 self.session.limit_mtu(mtu);
                 self.session.handle_datagram_open();
@@ -224,7 +226,7 @@ impl Link {
                     params.send_modify(|params| *params = Arc::new(params.with_mtu(mtu)));
                 }
             }
-            Some(Change::Closed) => {
+            Some(DatagramChange::Closed) => {
                 tracing::info!("packets go by TLS");
                 self.session.handle_datagram_closed();
             }

@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 use mstunnel_proto::auth::signin::USER_AGENT;
 use mstunnel_proto::connect::{AnswerError, AnswerReader, ConnectRequest, RekeyMethod};
 use mstunnel_proto::mtu::{DEFAULT_LINK, MIN_IPV6, MIN_LINK, wanted_mtu};
-use mstunnel_proto::session::{ClientConfig, ClientSession, Leases};
+use mstunnel_proto::session::{ClientConfig, ClientSession, DatagramPlan, Leases};
 use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 use zeroize::Zeroizing;
 
-use super::datagrams::{Datagrams, Plan};
+use super::datagrams::Datagrams;
 use super::link::Link;
 use super::outer::OuterConnection;
 use crate::params::{ParamsError, TunnelParams};
@@ -134,17 +134,16 @@ pub(crate) async fn open(
         params.said.dtls.clone().filter(|_| opening.datagrams == UseDatagrams::Yes).and_then(|offer| {
             // Without the key the session stays on TLS.
             let psk = tls.export_keying_material([0; 32], EXPORTER_LABEL, None).ok()?;
-            Some(Plan {
+            Some(DatagramPlan {
                 psk: Zeroizing::new(psk),
                 offer,
                 server: remote.ip(),
-                mark: opening.mark,
                 mtu: params.said.mtu,
                 link: params.said.base_mtu,
                 floor: if params.said.v6.is_some() { MIN_IPV6.get() } else { MIN_LINK.get() },
             })
         });
-    let datagrams = plan.map(|plan| Datagrams::new(plan, now));
+    let datagrams = plan.and_then(|plan| Datagrams::new(plan, opening.mark, now));
     let link = Link::new(ClientSession::new(config, now), tcp, tls, datagrams, &rest);
     Ok(Opened { link, params, remote })
 }

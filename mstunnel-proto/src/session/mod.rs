@@ -5,6 +5,7 @@
 //! | [`Registry`] | cookies, leases, limits: what outlives a connection; one for a server |
 //! | [`Session`] | one live connection on its worker: packets, liveness, time-outs |
 //! | [`ClientSession`] | the client's end of one connection, and its reconnect policy |
+//! | [`ClientDatagrams`] | when the client has a datagram channel, and what it carries |
 //! | [`PacketQueue`] | packets for a client that reads slowly |
 //! | [`MtuProbe`] | the search for what the datagram channel carries |
 //! | [`Access`] | what sessions may reach |
@@ -13,6 +14,7 @@
 
 mod access;
 mod client;
+mod client_datagrams;
 mod liveness;
 mod mtu_probe;
 mod path;
@@ -29,6 +31,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 pub use access::Access;
 pub use client::{Backoff, ClientConfig, ClientEvent, ClientSession, ClientTimer, MAX_BYE_TEXT};
+pub use client_datagrams::{ClientDatagrams, DATAGRAM_RETRY, DatagramChange, DatagramPlan};
 pub use mtu_probe::{Found, MtuProbe};
 pub use queue::{MAX_QUEUED_AGE, MAX_QUEUED_BYTES, MAX_QUEUED_PACKETS, PacketQueue};
 pub use registry::{

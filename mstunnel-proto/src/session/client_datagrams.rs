@@ -1,0 +1,331 @@
+//! The client's datagram channel over the life of one connection: when there is one, and what it carries.
+//!
+//! ```text
+//!   Waiting --due--> Handshake --12 s, refused----------------> Waiting (60 s)
+//!                        '------> Probing --nothing passes----> Waiting (60 s)
+//!                                    '------> Open --closed by the server--> Waiting (60 s)
+//!                                               '---silence----------------> Handshake, from another port
+//! ```
+//!
+//! Packets take the stream until the channel is open, so that nobody waits for it. While it is open the session
+//! decides whether to trust it; a channel on which nothing was heard for twice the DPD interval is made anew from
+//! another port.
+//!
+//! # Source
+//! protocol.md 5.6 to 5.8; statements 58 to 63; R8.
+
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use aws_lc_rs::digest;
+use zeroize::Zeroizing;
+
+use super::mtu_probe::{Found, MtuProbe};
+use crate::buf::PacketBuf;
+use crate::connect::{DtlsOffer, RekeyMethod};
+use crate::dtls::{ClientChannel, ClientChannelEvent, Keying, Opened, SealError};
+use crate::frame::FrameKind;
+use crate::mtu::{self, Mtu};
+
+/// The wait after a channel could not be opened (statement 60).
+pub const DATAGRAM_RETRY: Duration = Duration::from_secs(60);
+
+/// What the channel is made of; the same for every try of one connection.
+pub struct DatagramPlan {
+    /// The key that both ends have from TLS.
+    pub psk: Zeroizing<[u8; 32]>,
+    /// What the server offers.
+    pub offer: DtlsOffer,
+    /// The address of the server that TLS is connected to.
+    pub server: IpAddr,
+    /// The tunnel MTU that the server announced.
+    pub mtu: Mtu,
+    /// The link MTU that both know.
+    pub link: Option<Mtu>,
+    /// The least that has to pass, in bytes: the floor of IPv6 if the session has it.
+    pub floor: u16,
+}
+
+/// What became of the channel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DatagramChange {
+    /// It carries packets of this length, in bytes.
+    Opened(u16),
+    /// It is gone.
+    Closed,
+}
+
+/// The datagram channel of one connection of a client, there or not.
+///
+/// After every call that takes `now`, drain: transmit, change, timeout. Each try wants a port of its own: before sending, compare [`ClientDatagrams::attempt`] with the number that the
+/// socket was made for.
+pub struct ClientDatagrams {
+    plan: DatagramPlan,
+    seed: Zeroizing<[u8; 32]>,
+    drawn: u64,
+    attempt: u64,
+    state: State,
+    ask: bool,
+    change: Option<DatagramChange>,
+}
+
+enum State {
+    Waiting { until: Instant },
+    Live(Box<Live>),
+}
+
+struct Live {
+    channel: ClientChannel,
+    stage: Stage,
+    heard: Instant,
+    asked: Instant,
+    rekey_at: Option<Instant>,
+    /// The channel is over: when its last words are out, wait until then.
+    over: Option<Instant>,
+}
+
+enum Stage {
+    Handshake,
+    Probing(MtuProbe),
+    Open,
+}
+
+impl ClientDatagrams {
+    /// Begins with a handshake at the first [`ClientDatagrams::handle_timeout`]. `entropy` is what the randoms of all
+    /// handshakes are drawn from.
+    pub fn new(plan: DatagramPlan, entropy: [u8; 32], now: Instant) -> Self {
+        Self {
+            plan,
+            seed: Zeroizing::new(entropy),
+            drawn: 0,
+            attempt: 0,
+            state: State::Waiting { until: now },
+            ask: false,
+            change: None,
+        }
+    }
+
+    /// Acts on the time.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        match &mut self.state {
+            State::Waiting { until } if now < *until => {}
+            State::Waiting { .. } => self.start(now),
+            State::Live(live) => {
+                live.channel.handle_timeout(now);
+                if let Stage::Probing(probe) = &mut live.stage
+                    && let Some(found) = probe.handle_timeout(now)
+                {
+                    self.found(found, now);
+                }
+                self.check_life(now);
+                self.take_events(now);
+            }
+        }
+    }
+
+    /// Takes in one record of a datagram (see [`records`](crate::dtls::records)), opening it in place: the
+    /// plaintext is the type and the payload of a frame.
+    pub fn handle_record<'b>(&mut self, record: &'b mut [u8], now: Instant) -> Opened<'b> {
+        let State::Live(live) = &mut self.state else {
+            return Opened::Dropped(crate::drop::DropReason::ChannelClosed);
+        };
+        let opened = live.channel.handle_record(record, now);
+        if let Opened::Application(plaintext) = &opened {
+            live.heard = now;
+            if let Stage::Probing(probe) = &mut live.stage
+                && let Some((kind, payload)) = plaintext.split_first()
+                && FrameKind::from_byte(*kind) == FrameKind::DpdResponse
+                && let Some(found) = probe.handle_response(payload, now)
+            {
+                self.found(found, now);
+            }
+        }
+        self.take_events(now);
+        opened
+    }
+
+    /// Nothing can be sent from where this try began: the next one is in a minute.
+    pub fn handle_no_socket(&mut self, now: Instant) {
+        self.give_up(now + DATAGRAM_RETRY);
+    }
+
+    /// Says goodbye on DTLS level.
+    pub fn close(&mut self, now: Instant) {
+        if let State::Live(live) = &mut self.state {
+            live.channel.close();
+            self.take_events(now);
+        }
+    }
+
+    /// Makes the plaintext in `packet`, a type and a payload, a record, in place.
+    ///
+    /// # Errors
+    /// [`SealError`].
+    pub fn seal(&self, packet: &mut PacketBuf) -> Result<(), SealError> {
+        match &self.state {
+            State::Live(live) => live.channel.seal(packet),
+            State::Waiting { .. } => Err(SealError::NotOpen),
+        }
+    }
+
+    /// Writes the next datagram that the channel itself wants sent; returns whether there was one.
+    pub fn poll_transmit(&mut self, out: &mut PacketBuf) -> bool {
+        let State::Live(live) = &mut self.state else { return false };
+        if live.channel.poll_transmit(out) {
+            return true;
+        }
+        if let Stage::Probing(probe) = &mut live.stage
+            && probe.poll_transmit(out)
+        {
+            return live.channel.seal(out).is_ok();
+        }
+        if std::mem::take(&mut self.ask) {
+            out.clear();
+            out.prepend([FrameKind::DpdRequest.byte()]);
+            return live.channel.seal(out).is_ok();
+        }
+        if let Some(until) = live.over {
+            self.give_up(until);
+        }
+        false
+    }
+
+    /// Takes what became of the channel.
+    pub fn poll_change(&mut self) -> Option<DatagramChange> {
+        self.change.take()
+    }
+
+    /// The next moment for [`ClientDatagrams::handle_timeout`].
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let live = match &self.state {
+            State::Waiting { until } => return Some(*until),
+            State::Live(live) => live,
+        };
+        let engine = live.channel.poll_timeout().map(|deadline| deadline.at);
+        let stage = match &live.stage {
+            Stage::Handshake => None,
+            Stage::Probing(probe) => Some(probe.poll_timeout()),
+            Stage::Open => {
+                let question = self.plan.offer.dpd.map(|dpd| live.next_question(dpd));
+                question.into_iter().chain(live.rekey_at).min()
+            }
+        };
+        engine.into_iter().chain(stage).min()
+    }
+
+    /// Counts the tries; 0 before the first. Each wants to be sent from another port than the one before.
+    pub fn attempt(&self) -> u64 {
+        self.attempt
+    }
+
+    /// Whether packets can be sealed.
+    pub fn is_open(&self) -> bool {
+        matches!(&self.state, State::Live(live) if matches!(live.stage, Stage::Open))
+    }
+
+    fn start(&mut self, now: Instant) {
+        self.attempt += 1;
+        let keying = Keying::psk(*self.plan.psk);
+        let entropy = self.draw();
+        let channel = ClientChannel::start(keying, &self.plan.offer.app_id, &[], entropy, now);
+        let stage = Stage::Handshake;
+        self.state = State::Live(Box::new(Live {
+            channel,
+            stage,
+            heard: now,
+            asked: now,
+            rekey_at: None,
+            over: None,
+        }));
+    }
+
+    /// 256 bits that were never used before.
+    fn draw(&mut self) -> [u8; 32] {
+        self.drawn += 1;
+        let mut hash = digest::Context::new(&digest::SHA256);
+        hash.update(&*self.seed);
+        hash.update(&self.drawn.to_be_bytes());
+        hash.finish().as_ref().try_into().expect("SHA-256 gives 32 bytes")
+    }
+
+    fn take_events(&mut self, now: Instant) {
+        while let State::Live(live) = &mut self.state
+            && let Some(event) = live.channel.poll_event()
+        {
+            match event {
+                ClientChannelEvent::Opened { suite } => {
+                    let DatagramPlan { mtu, link, server, floor, .. } = self.plan;
+                    let max = mtu::datagram_mtu(mtu, link, server, suite.record_suite()).get();
+                    let [a, b, c, d, ..] = self.draw();
+                    let probe = MtuProbe::new(max, floor, u32::from_be_bytes([a, b, c, d]), now);
+                    let rekey_at = self.plan.rekey_after().map(|after| now + after);
+                    if let State::Live(live) = &mut self.state {
+                        live.stage = Stage::Probing(probe);
+                        live.rekey_at = rekey_at;
+                    }
+                }
+                ClientChannelEvent::Rekeyed { .. } => {
+                    live.rekey_at = self.plan.rekey_after().map(|after| now + after);
+                }
+                ClientChannelEvent::Closed { .. } => live.over = Some(now + DATAGRAM_RETRY),
+            }
+        }
+    }
+
+    fn found(&mut self, found: Found, now: Instant) {
+        let State::Live(live) = &mut self.state else { return };
+        match found {
+            Found::Fits(len) => {
+                live.stage = Stage::Open;
+                self.change = Some(DatagramChange::Opened(len));
+            }
+            Found::Nothing => self.give_up(now + DATAGRAM_RETRY),
+        }
+    }
+
+    /// DPD and new keys of an open channel.
+    fn check_life(&mut self, now: Instant) {
+        let State::Live(live) = &mut self.state else { return };
+        if !matches!(live.stage, Stage::Open) {
+            return;
+        }
+        if let Some(dpd) = self.plan.offer.dpd {
+            if now >= live.heard + 2 * dpd {
+                self.give_up(now);
+                return self.start(now);
+            }
+            if now >= live.next_question(dpd) {
+                live.asked = now - dpd / 2;
+                self.ask = true;
+            }
+        }
+        if live.rekey_at.is_some_and(|at| now >= at) {
+            let entropy = self.draw();
+            if let State::Live(live) = &mut self.state {
+                live.channel.rekey(entropy, now);
+                // A handshake that comes to nothing leaves the present keys, and is tried again later.
+                live.rekey_at = Some(now + DATAGRAM_RETRY);
+            }
+        }
+    }
+
+    fn give_up(&mut self, until: Instant) {
+        if self.is_open() {
+            self.change = Some(DatagramChange::Closed);
+        }
+        self.ask = false;
+        self.state = State::Waiting { until };
+    }
+}
+
+impl Live {
+    fn next_question(&self, dpd: Duration) -> Instant {
+        self.asked.max(self.heard) + dpd
+    }
+}
+
+impl DatagramPlan {
+    fn rekey_after(&self) -> Option<Duration> {
+        self.offer.rekey_time.filter(|_| self.offer.rekey_method == RekeyMethod::Ssl)
+    }
+}
