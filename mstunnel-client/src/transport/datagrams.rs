@@ -100,10 +100,10 @@ impl Datagrams {
     }
 
     /// Seals `packet`, which has its type already, and sends it.
-    pub(super) fn send(&mut self, packet: &mut PacketBuf) -> bool {
+    pub(super) fn send(&mut self, packet: &mut PacketBuf, now: Instant) -> bool {
         let Some(socket) = &self.socket else { return false };
         // A full socket loses the packet as a full network would; other errors are the path's.
-        self.channel.seal(packet).is_ok() && socket.sender.send(packet.as_slice()).is_ok()
+        self.channel.seal(packet, now).is_ok() && socket.sender.send(packet.as_slice()).is_ok()
     }
 
     /// Takes what became of the channel.

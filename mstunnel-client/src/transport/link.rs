@@ -297,17 +297,18 @@ impl Link {
     }
 
     fn seal(&mut self, mut packet: PacketBuf, from_user: &PacketReceiver) {
-        match self.session.encapsulate(&mut packet, Instant::now()) {
+        let now = Instant::now();
+        match self.session.encapsulate(&mut packet, now) {
             // An error of the writer is one of the connection; the next flush or read tells it.
             Ok(Channel::Stream) => drop(self.records.write_frame(packet.as_slice())),
-            Ok(Channel::Datagram) => self.send_datagram(&mut packet),
+            Ok(Channel::Datagram) => self.send_datagram(&mut packet, now),
             Err(_) => {}
         }
         from_user.recycle(packet);
     }
 
-    fn send_datagram(&mut self, unit: &mut PacketBuf) {
-        if !self.datagrams.as_mut().is_some_and(|datagrams| datagrams.send(unit)) {
+    fn send_datagram(&mut self, unit: &mut PacketBuf, now: Instant) {
+        if !self.datagrams.as_mut().is_some_and(|datagrams| datagrams.send(unit, now)) {
             self.dropped += 1;
         }
     }
@@ -320,16 +321,17 @@ impl Link {
     }
 
     fn transmit_into(&mut self, control: &mut PacketBuf) -> io::Result<()> {
+        let now = Instant::now();
         // A server that asks without reading makes nothing grow: answers wait in the session, bounded.
         while self.blocked && self.session.poll_datagram(control) {
-            self.send_datagram(control);
+            self.send_datagram(control, now);
         }
         while !self.blocked
             && let Some(channel) = self.session.poll_transmit(control)
         {
             match channel {
                 Channel::Stream => self.records.write_frame(control.as_slice())?,
-                Channel::Datagram => self.send_datagram(control),
+                Channel::Datagram => self.send_datagram(control, now),
             }
         }
         Ok(())

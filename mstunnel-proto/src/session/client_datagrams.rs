@@ -8,7 +8,7 @@
 //! ```
 //!
 //! Packets take the stream until the channel is open, so that nobody waits for it. While it is open the session
-//! decides whether to trust it; a channel on which nothing was heard for twice the DPD interval is made anew from
+//! decides whether to trust it, keepalives hold the NAT boxes on the way open, and a channel on which nothing was heard for twice the DPD interval is made anew from
 //! another port.
 //!
 //! # Source
@@ -66,6 +66,7 @@ pub struct ClientDatagrams {
     attempt: u64,
     state: State,
     ask: bool,
+    keep: bool,
     change: Option<DatagramChange>,
 }
 
@@ -79,6 +80,7 @@ struct Live {
     stage: Stage,
     heard: Instant,
     asked: Instant,
+    sent: Instant,
     rekey_at: Option<Instant>,
     /// The channel is over: when its last words are out, wait until then.
     over: Option<Instant>,
@@ -101,6 +103,7 @@ impl ClientDatagrams {
             attempt: 0,
             state: State::Waiting { until: now },
             ask: false,
+            keep: false,
             change: None,
         }
     }
@@ -161,9 +164,12 @@ impl ClientDatagrams {
     ///
     /// # Errors
     /// [`SealError`].
-    pub fn seal(&self, packet: &mut PacketBuf) -> Result<(), SealError> {
-        match &self.state {
-            State::Live(live) => live.channel.seal(packet),
+    pub fn seal(&mut self, packet: &mut PacketBuf, now: Instant) -> Result<(), SealError> {
+        match &mut self.state {
+            State::Live(live) => {
+                live.sent = now;
+                live.channel.seal(packet)
+            }
             State::Waiting { .. } => Err(SealError::NotOpen),
         }
     }
@@ -179,9 +185,11 @@ impl ClientDatagrams {
         {
             return live.channel.seal(out).is_ok();
         }
-        if std::mem::take(&mut self.ask) {
+        let question = std::mem::take(&mut self.ask).then_some(FrameKind::DpdRequest);
+        let keepalive = std::mem::take(&mut self.keep).then_some(FrameKind::Keepalive);
+        if let Some(kind) = question.or(keepalive) {
             out.clear();
-            out.prepend([FrameKind::DpdRequest.byte()]);
+            out.prepend([kind.byte()]);
             return live.channel.seal(out).is_ok();
         }
         if let Some(until) = live.over {
@@ -207,7 +215,8 @@ impl ClientDatagrams {
             Stage::Probing(probe) => Some(probe.poll_timeout()),
             Stage::Open => {
                 let question = self.plan.offer.dpd.map(|dpd| live.next_question(dpd));
-                question.into_iter().chain(live.rekey_at).min()
+                let keepalive = self.plan.offer.keepalive.map(|keepalive| live.sent + keepalive);
+                question.into_iter().chain(keepalive).chain(live.rekey_at).min()
             }
         };
         engine.into_iter().chain(stage).min()
@@ -234,6 +243,7 @@ impl ClientDatagrams {
             stage,
             heard: now,
             asked: now,
+            sent: now,
             rekey_at: None,
             over: None,
         }));
@@ -277,13 +287,16 @@ impl ClientDatagrams {
         match found {
             Found::Fits(len) => {
                 live.stage = Stage::Open;
+                live.sent = now;
                 self.change = Some(DatagramChange::Opened(len));
+                // New keys may have come due during the search.
+                self.check_life(now);
             }
             Found::Nothing => self.give_up(now + DATAGRAM_RETRY),
         }
     }
 
-    /// DPD and new keys of an open channel.
+    /// DPD, keepalive and new keys of an open channel.
     fn check_life(&mut self, now: Instant) {
         let State::Live(live) = &mut self.state else { return };
         if !matches!(live.stage, Stage::Open) {
@@ -296,8 +309,14 @@ impl ClientDatagrams {
             }
             if now >= live.next_question(dpd) {
                 live.asked = now - dpd / 2;
+                live.sent = now;
                 self.ask = true;
             }
+        }
+        // A NAT box on the way forgets a port that nothing leaves by.
+        if self.plan.offer.keepalive.is_some_and(|keepalive| now >= live.sent + keepalive) {
+            live.sent = now;
+            self.keep = true;
         }
         if live.rekey_at.is_some_and(|at| now >= at) {
             let entropy = self.draw();
@@ -313,7 +332,7 @@ impl ClientDatagrams {
         if self.is_open() {
             self.change = Some(DatagramChange::Closed);
         }
-        self.ask = false;
+        (self.ask, self.keep) = (false, false);
         self.state = State::Waiting { until };
     }
 }
@@ -327,5 +346,210 @@ impl Live {
 impl DatagramPlan {
     fn rekey_after(&self) -> Option<Duration> {
         self.offer.rekey_time.filter(|_| self.offer.rekey_method == RekeyMethod::Ssl)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use super::*;
+    use crate::connect::DtlsKey;
+    use crate::dtls::{CookieKeys, Greeting, Path, ServerChannel, is_client_hello, records};
+    use crate::testing::origin;
+
+    const DPD: Duration = Duration::from_secs(30);
+    const PSK: [u8; 32] = [7; 32];
+
+    /// A channel, the server at the other end, and a path that carries `limit` bytes.
+    struct Rig {
+        client: ClientDatagrams,
+        server: ServerChannel,
+        keys: CookieKeys,
+        limit: usize,
+        now: Instant,
+        sent: Vec<(Duration, u64, usize)>,
+        start: Instant,
+    }
+
+    impl Rig {
+        fn new() -> Self {
+            let offer = DtlsOffer {
+                port: 443,
+                app_id: [1; 32],
+                key: DtlsKey::Exported,
+                dpd: Some(DPD),
+                keepalive: Some(Duration::from_secs(20)),
+                rekey_time: Some(Duration::from_secs(600)),
+                rekey_method: RekeyMethod::Ssl,
+            };
+            let plan = DatagramPlan {
+                psk: Zeroizing::new(PSK),
+                offer,
+                server: [192, 0, 2, 1].into(),
+                mtu: Mtu::new(1_434),
+                link: Some(Mtu::new(1_500)),
+                floor: 576,
+            };
+            let now = origin();
+            Self {
+                client: ClientDatagrams::new(plan, [3; 32], now),
+                server: ServerChannel::new(Keying::psk(PSK)),
+                keys: CookieKeys::new([9; 32]),
+                limit: 1_500,
+                now,
+                sent: Vec::new(),
+                start: now,
+            }
+        }
+
+        /// Carries datagrams both ways until there are none; the server answers questions with their own bytes.
+        fn settle(&mut self) {
+            let mut out = PacketBuf::new(2_000);
+            while self.client.poll_transmit(&mut out) {
+                self.sent.push((self.now - self.start, self.client.attempt(), out.len()));
+                if out.len() + 28 <= self.limit {
+                    let mut datagram = out.as_slice().to_vec();
+                    self.carry(&mut datagram);
+                }
+            }
+        }
+
+        fn carry(&mut self, datagram: &mut [u8]) {
+            let remote = SocketAddr::from(([198, 51, 100, 1], 5_000));
+            let path = Path { remote, local: None, socket: 0 };
+            let mut answers = Vec::new();
+            let mut out = PacketBuf::new(2_000);
+            if is_client_hello(datagram) {
+                match self.keys.greet(remote, datagram, &mut out) {
+                    Greeting::Answer => answers.push(out.as_slice().to_vec()),
+                    Greeting::Verified(hello) => {
+                        self.server.handle_hello(path, &hello, [5; 32], self.now).unwrap();
+                    }
+                    Greeting::Dropped(reason) => panic!("{reason}"),
+                }
+            } else {
+                for record in records(datagram) {
+                    if let Opened::Application(plaintext) = self.server.handle_record(path, record, self.now)
+                        && plaintext[0] == FrameKind::DpdRequest.byte()
+                    {
+                        plaintext[0] = FrameKind::DpdResponse.byte();
+                        let mut answer = vec![0; plaintext.len() + 37];
+                        let len = self.server.seal_into(plaintext, &mut answer).unwrap();
+                        answers.push(answer[..len].to_vec());
+                    }
+                }
+            }
+            while self.server.poll_transmit(&mut out).is_some() {
+                answers.push(out.as_slice().to_vec());
+            }
+            for mut answer in answers {
+                for record in records(&mut answer) {
+                    let _ = self.client.handle_record(record, self.now);
+                }
+            }
+        }
+
+        /// Jumps from deadline to deadline for `time`.
+        fn pass(&mut self, time: Duration) {
+            let until = self.now + time;
+            self.settle();
+            while let Some(at) = self.client.poll_timeout().filter(|at| *at <= until) {
+                assert!(at >= self.now, "a deadline in the past");
+                self.now = at;
+                self.client.handle_timeout(self.now);
+                self.settle();
+            }
+            self.now = until;
+        }
+    }
+
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    /// Covers: statement 61
+    #[test]
+    fn an_open_channel_says_what_it_carries() {
+        for (limit, fits) in [(1_500, 1_434..=1_434), (1_300, 1_220..=1_234)] {
+            let mut rig = Rig::new();
+            rig.limit = limit;
+            rig.pass(MINUTE);
+            let Some(DatagramChange::Opened(mtu)) = rig.client.poll_change() else { panic!("not open") };
+            assert!(fits.contains(&mtu), "{mtu} on a link of {limit}");
+            assert!(rig.client.is_open());
+        }
+    }
+
+    /// Covers: statement 60
+    #[test]
+    fn another_try_is_a_minute_after_the_last_one_and_from_another_port() {
+        let mut rig = Rig::new();
+        rig.limit = 0;
+        rig.pass(5 * MINUTE);
+        assert!(!rig.client.is_open());
+        let first = |attempt| rig.sent.iter().find(|sent| sent.1 == attempt).map(|sent| sent.0);
+        let last = |attempt| rig.sent.iter().rfind(|sent| sent.1 == attempt).map(|sent| sent.0);
+        for attempt in 2..=4 {
+            let wait = first(attempt).unwrap() - last(attempt - 1).unwrap();
+            assert!(wait >= DATAGRAM_RETRY && wait < DATAGRAM_RETRY + Duration::from_secs(13), "{wait:?}");
+        }
+        rig.limit = 1_500;
+        rig.pass(2 * MINUTE);
+        assert!(rig.client.is_open());
+    }
+
+    /// Covers: R8
+    #[test]
+    fn a_silent_channel_is_made_anew_after_two_intervals() {
+        let mut rig = Rig::new();
+        rig.pass(MINUTE);
+        assert_eq!((rig.client.attempt(), rig.client.is_open()), (1, true));
+        rig.limit = 0;
+        rig.pass(2 * DPD);
+        assert_eq!(rig.client.attempt(), 2);
+        assert!(!rig.client.is_open());
+    }
+
+    #[test]
+    fn a_quiet_channel_is_kept_open_for_the_boxes_on_the_way() {
+        let mut rig = Rig::new();
+        rig.pass(30 * MINUTE);
+        let gaps = rig.sent.windows(2).map(|pair| pair[1].0 - pair[0].0);
+        assert!(gaps.max().unwrap() <= Duration::from_secs(20));
+    }
+
+    /// Covers: statement 57
+    #[test]
+    fn new_keys_are_tried_again_when_they_came_to_nothing() {
+        let mut rig = Rig::new();
+        rig.pass(10 * MINUTE - Duration::from_secs(1));
+        // Questions and keepalives pass, handshakes do not.
+        rig.limit = 100;
+        rig.pass(Duration::from_secs(20));
+        rig.limit = 1_500;
+        assert!(rig.client.is_open(), "the present keys are good");
+        rig.pass(2 * MINUTE);
+        assert_eq!(rig.client.attempt(), 1);
+        assert_eq!(rig.server.sealer().map(|sealer| sealer.epoch()), Some(2));
+    }
+
+    #[test]
+    fn after_the_servers_goodbye_there_is_a_minute_of_nothing() {
+        let mut rig = Rig::new();
+        rig.pass(MINUTE);
+        assert!(rig.client.poll_change().is_some());
+        rig.server.close();
+        let mut out = PacketBuf::new(2_000);
+        while rig.server.poll_transmit(&mut out).is_some() {
+            let mut bytes = out.as_slice().to_vec();
+            for record in records(&mut bytes) {
+                let _ = rig.client.handle_record(record, rig.now);
+            }
+        }
+        rig.settle();
+        assert_eq!(rig.client.poll_change(), Some(DatagramChange::Closed));
+        let before = rig.sent.len();
+        rig.pass(DATAGRAM_RETRY - Duration::from_millis(1));
+        assert_eq!(rig.sent.len(), before);
+        assert!(rig.client.seal(&mut PacketBuf::new(100), rig.now).is_err());
     }
 }
