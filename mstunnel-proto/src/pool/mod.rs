@@ -85,6 +85,17 @@ pub struct Pool {
     excluded: u64,
 }
 
+/// An address that waits for its last owner.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HeldBack {
+    /// The address.
+    pub address: IpAddr,
+    /// Who may have it meanwhile.
+    pub owner: OwnerKey,
+    /// When anybody may.
+    pub until: Instant,
+}
+
 /// What a pool has out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PoolStats {
@@ -172,6 +183,27 @@ impl Pool {
             }
         };
         Ok(self.lease_of(key))
+    }
+
+    /// Holds a free address back for its last owner, after a restart; the ones that end first come first.
+    ///
+    /// An address that cannot be leased, or is not free, is left as it is. One that comes out of turn is held until
+    /// the one before it is free.
+    pub fn hold_back(&mut self, held: HeldBack) {
+        let free = self.span.number(held.address).filter(|number| self.numbers.is_free(*number));
+        let key = free.and_then(|number| self.add(number, held.owner, State::Leased, false));
+        if let Some(key) = key {
+            let until = self.records.last_end().map_or(held.until, |last| last.max(held.until));
+            self.records.hold(key, until);
+        }
+    }
+
+    /// The addresses that are held back, the one that is free first first: for a store that outlives the process.
+    pub fn held_back(&self) -> impl Iterator<Item = HeldBack> + '_ {
+        self.records.all_held().map(|(key, until)| {
+            let record = self.records.get(key);
+            HeldBack { address: self.span.address(record.number), owner: record.owner, until }
+        })
     }
 
     /// Takes a lease back; its address is held back for its owner from `now` on.

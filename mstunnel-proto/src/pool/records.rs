@@ -164,6 +164,23 @@ impl Records {
         }
     }
 
+    /// The records held back, with when each is free: the first that ends first.
+    pub(super) fn all_held(&self) -> impl Iterator<Item = (u32, Instant)> + '_ {
+        let newer = |key: &u32| self.get(*key).links[BY_AGE].newer;
+        std::iter::successors(self.held.oldest, newer).filter_map(|key| match self.get(key).state {
+            State::Held { until } => Some((key, until)),
+            State::Leased | State::Idle | State::Excluded => None,
+        })
+    }
+
+    /// When the last hold-back ends.
+    pub(super) fn last_end(&self) -> Option<Instant> {
+        match self.get(self.held.newest?).state {
+            State::Held { until } => Some(until),
+            State::Leased | State::Idle | State::Excluded => None,
+        }
+    }
+
     /// How many records are leased.
     pub(super) fn leased(&self) -> u64 {
         self.leased

@@ -28,7 +28,7 @@ use rustc_hash::FxHashMap;
 use super::{Leases, SessionCounters, SessionId};
 use crate::auth::{AuthMethod, CookieHash};
 use crate::close::{CloseReason, CookieFate};
-use crate::pool::{Lease, OwnerKey, Pool};
+use crate::pool::{HeldBack, Lease, OwnerKey, Pool};
 
 /// Cookies of one user that wait for their first CONNECT: the oldest gives way to a new login, so
 /// that a script with a valid password cannot fill the table.
@@ -323,6 +323,20 @@ impl Registry {
         record.lease_v4 = lease_v4;
         record.lease_v6 = lease_v6;
         Ok(id)
+    }
+
+    /// Holds an address back that an earlier process held back, or whose session ended meanwhile (R50); see
+    /// [`Pool::hold_back`].
+    pub fn restore_held_back(&mut self, held: HeldBack) {
+        let pool = if held.address.is_ipv4() { &mut self.pool_v4 } else { &mut self.pool_v6 };
+        if let Some(pool) = pool {
+            pool.hold_back(held);
+        }
+    }
+
+    /// The addresses that wait for their last owner, IPv4 first.
+    pub fn held_back(&self) -> impl Iterator<Item = HeldBack> + '_ {
+        self.pools().flat_map(Pool::held_back)
     }
 
     fn insert(&mut self, admit: Admit, now: Instant, ends_at: Option<Instant>, stage: Stage) -> SessionId {

@@ -9,7 +9,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -17,7 +17,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use mstunnel_proto::auth::{AuthMethod, CookieHash};
-use mstunnel_proto::pool::OwnerKey;
+use mstunnel_proto::pool::{HeldBack, OwnerKey};
 use mstunnel_proto::session::{Admit, Leases, Record, Registry, Stage};
 use serde::{Deserialize, Serialize};
 
@@ -36,6 +36,17 @@ pub(crate) struct FileStore {
 struct Stored {
     version: u32,
     sessions: Vec<StoredSession>,
+    /// Addresses in hold-back.
+    #[serde(default)]
+    held_back: Vec<StoredHoldBack>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredHoldBack {
+    address: IpAddr,
+    owner: u64,
+    /// Seconds since 1970.
+    until: u64,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -154,6 +165,11 @@ impl FileStore {
             return Err(io::Error::other(format!("version {}, want {VERSION}", stored.version)));
         }
         let now = clocks.monotonic;
+        let mut held: Vec<HeldBack> =
+            stored.held_back.iter().filter_map(|held| held.revived(clocks)).collect();
+        held.extend(stored.sessions.iter().flat_map(|session| session.ended_meanwhile(window, clocks)));
+        held.sort_by_key(|held| held.until);
+        held.into_iter().for_each(|held| registry.restore_held_back(held));
         let restored = stored.sessions.into_iter().filter_map(|session| {
             let ends_at = match session.ends_at {
                 None => None,
@@ -178,6 +194,34 @@ impl FileStore {
     }
 }
 
+impl StoredHoldBack {
+    fn new(held: HeldBack, clocks: Clocks) -> Self {
+        Self { address: held.address, owner: held.owner.get(), until: clocks.to_unix(held.until) }
+    }
+
+    /// `None` when it has ended.
+    fn revived(&self, clocks: Clocks) -> Option<HeldBack> {
+        let until = clocks.to_instant(self.until)?;
+        Some(HeldBack { address: self.address, owner: OwnerKey::new(self.owner), until })
+    }
+}
+
+impl StoredSession {
+    /// The hold-back of the addresses of a session that ended while no server ran.
+    fn ended_meanwhile(&self, window: Duration, clocks: Clocks) -> Vec<HeldBack> {
+        let ends = self.ends_at.into_iter().chain(self.cookie_until);
+        let Some(ended) = ends.min().filter(|end| clocks.to_instant(*end).is_none()) else {
+            return Vec::new();
+        };
+        let Some(until) = clocks.to_instant(ended.saturating_add(window.as_secs())) else {
+            return Vec::new();
+        };
+        let owner = OwnerKey::of_device(&self.user, "");
+        let addresses = self.ipv4.map(IpAddr::V4).into_iter().chain(self.ipv6.map(IpAddr::V6));
+        addresses.map(|address| HeldBack { address, owner, until }).collect()
+    }
+}
+
 /// The sessions of a registry at one moment, to be written without holding its lock.
 pub(crate) struct Snapshot(Stored);
 
@@ -185,7 +229,8 @@ impl Snapshot {
     /// Copies what has to be kept.
     pub(crate) fn of(registry: &Registry, clocks: Clocks) -> Self {
         let sessions = registry.records().map(|record| stored(record, clocks)).collect();
-        Self(Stored { version: VERSION, sessions })
+        let held_back = registry.held_back().map(|held| StoredHoldBack::new(held, clocks)).collect();
+        Self(Stored { version: VERSION, sessions, held_back })
     }
 }
 
@@ -214,8 +259,9 @@ fn hash_of(text: &str) -> Option<CookieHash> {
 
 #[cfg(test)]
 mod tests {
+    use mstunnel_proto::close::CloseReason;
     use mstunnel_proto::pool::{Pool, PoolConfig};
-    use mstunnel_proto::session::{Attach, RegistryConfig};
+    use mstunnel_proto::session::{Attach, RegistryConfig, SessionCounters};
 
     use super::*;
 
@@ -268,6 +314,48 @@ mod tests {
 
         let over = Clocks { monotonic: before.monotonic, wall: before.wall + 2 * later };
         assert_eq!(store.load_into(&mut registry(), WINDOW, over).unwrap(), 0);
+    }
+
+    /// Covers: R50: neither a restart nor a session's end while nothing ran gives an address away too early.
+    #[test]
+    fn an_address_is_held_back_across_a_restart() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = FileStore::open(directory.path()).unwrap();
+        let before = Clocks::now();
+        let mut registry_before = registry();
+        let admit = |user: &str, cookie: u8| Admit {
+            user: user.to_owned(),
+            groups: Vec::new(),
+            group: None,
+            method: AuthMethod::Password,
+            cookie: CookieHash::from_bytes([cookie; 32]),
+            owner: OwnerKey::of_device(user, ""),
+        };
+        let mut addresses = Vec::new();
+        for (user, cookie) in [("ada", 1), ("bob", 2)] {
+            let id = registry_before.admit(admit(user, cookie), before.monotonic).unwrap();
+            let attached = registry_before
+                .attach(attach(CookieHash::from_bytes([cookie; 32])), before.monotonic)
+                .unwrap();
+            addresses.push(IpAddr::from(attached.leases.v4.unwrap()));
+            if user == "ada" {
+                let _ = registry_before.end(id, before.monotonic);
+            } else {
+                let lost = CloseReason::StreamClosed;
+                let counters = SessionCounters::default();
+                registry_before.detach(id, attached.generation, lost, &counters, before.monotonic);
+            }
+        }
+        store.save(&Snapshot::of(&registry_before, before)).unwrap();
+        let held_after = |later: u64| {
+            let wall = before.wall + Duration::from_secs(later);
+            let mut after = registry();
+            store.load_into(&mut after, WINDOW, Clocks { monotonic: before.monotonic, wall }).unwrap();
+            after.held_back().map(|held| held.address).collect::<Vec<_>>()
+        };
+        assert_eq!(held_after(100), addresses[..1], "of the session that had ended");
+        assert_eq!(held_after(302), addresses[1..], "of the one whose window closed while nothing ran");
+        assert_eq!(held_after(602), []);
     }
 
     /// Covers: R81
