@@ -15,6 +15,8 @@
 //!
 //! The corporate host has no route to the address pool, so an answer from it proves masquerading.
 //!
+//! [`world`] is the other half: servers, clients and networks in memory, in virtual time.
+//!
 //! Everything here belongs to tests: a step that fails panics with the command, what was awaited and what the
 //! program said. Each guard ends its own processes by id and removes its own namespaces when dropped; what a
 //! killed run left behind goes away at the start of the next one. A test that cannot run (no root, no tun
@@ -45,6 +47,7 @@ mod sys;
 mod tap;
 mod transcript;
 mod wait;
+pub mod world;
 
 pub use certificate::Certificate;
 pub use client::{Client, Ended, RunningClient};
