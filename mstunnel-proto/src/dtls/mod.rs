@@ -102,4 +102,6 @@ pub enum DtlsTimer {
     GiveUp,
     /// Forget the last flight and the epoch before.
     Linger,
+    /// Let a channel that has moved move again.
+    Rest,
 }

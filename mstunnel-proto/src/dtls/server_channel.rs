@@ -13,6 +13,7 @@
 //! The live association follows its client to another path when an authentic record newer than any before
 //! comes from there, at most every [`MIN_MOVE_INTERVAL`] (R19).
 
+use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -77,12 +78,20 @@ pub enum ServerChannelEvent {
     },
 }
 
+/// What there is of a channel while it is open and nothing happens to it.
 struct Live {
-    path: Path,
     association: Association,
     /// The start of the client's random, by which a late copy of its hello is known.
     hello: u64,
-    moved_at: Option<Instant>,
+}
+
+/// What there is for a while only: on the heap, and gone when all of it is.
+#[derive(Default)]
+struct Passing {
+    pending: Option<Pending>,
+    events: VecDeque<ServerChannelEvent>,
+    /// When the channel may move again.
+    rests_until: Option<Instant>,
 }
 
 struct Pending {
@@ -97,16 +106,17 @@ struct Pending {
 /// and its payload.
 pub struct ServerChannel {
     keying: Keying,
-    live: Option<Live>,
-    pending: Option<Box<Pending>>,
-    /// Empty without memory when drained.
-    events: Vec<ServerChannelEvent>,
+    /// Where the live association is; without one, where the last was.
+    path: Option<Path>,
+    /// Boxed: a session whose client has no UDP does not pay for it.
+    live: Option<Box<Live>>,
+    passing: Option<Box<Passing>>,
 }
 
 impl ServerChannel {
     /// A channel that waits for its first hello.
     pub fn new(keying: Keying) -> Self {
-        Self { keying, live: None, pending: None, events: Vec::new() }
+        Self { keying, path: None, live: None, passing: None }
     }
 
     /// Starts a handshake, beside the live association if there is one. `entropy` becomes the server's random.
@@ -125,14 +135,14 @@ impl ServerChannel {
         if self.live.as_ref().is_some_and(|live| live.hello == mark(hello.random())) {
             return Err(DropReason::HelloReplayed);
         }
-        if let Some(pending) = &mut self.pending
+        if let Some(pending) = self.pending_mut()
             && (pending.path, pending.random) == (path, hello.random())
         {
             pending.association.repeat(now);
             return Ok(());
         }
         let association = Association::server(hello, &self.keying, entropy, now)?;
-        self.pending = Some(Box::new(Pending { path, association, random: hello.random() }));
+        self.passing().pending = Some(Pending { path, association, random: hello.random() });
         Ok(())
     }
 
@@ -143,25 +153,18 @@ impl ServerChannel {
         let Some(header) = RecordHeader::parse(record) else {
             return Opened::Dropped(DropReason::NotARecord);
         };
-        if self.pending.is_some() && self.is_for_pending(path, &header, record) {
+        if self.passing.is_some() && self.is_for_pending(path, &header, record) {
             return self.handle_pending(&header, record, now);
         }
         let Some(live) = &mut self.live else {
             return Opened::Dropped(DropReason::UnknownAddress);
         };
         let outcome = live.association.handle_record(&header, record, &self.keying, now);
-        if outcome.newest && live.path != path && live.may_move(now) {
-            let from = std::mem::replace(&mut live.path, path);
-            live.moved_at = Some(now);
-            self.events.push(ServerChannelEvent::Moved { from, to: path });
+        if outcome.newest && self.path != Some(path) {
+            self.follow(path, now);
         }
         if let Some(change) = outcome.change {
-            let (path, suite) = (live.path, live.association.sealer().map(|sealer| sealer.suite()));
-            self.events.extend(match (change, suite) {
-                (Change::Rekeyed, Some(suite)) => Some(ServerChannelEvent::Rekeyed { suite }),
-                (Change::Ended(end), _) => Some(ServerChannelEvent::Closed { path, end }),
-                (Change::Rekeyed | Change::Established, _) => None,
-            });
+            self.changed(change);
         }
         outcome.opened
     }
@@ -196,11 +199,10 @@ impl ServerChannel {
 
     /// Says close_notify to the client and ends what is pending.
     pub fn close(&mut self) {
-        self.pending = None;
+        self.end_pending();
         if let Some(live) = self.live.as_mut().filter(|live| live.association.is_open()) {
             live.association.close();
-            let path = live.path;
-            self.events.push(ServerChannelEvent::Closed { path, end: ChannelEnd::ClosedByUs });
+            self.changed(Change::Ended(ChannelEnd::ClosedByUs));
         }
     }
 
@@ -209,55 +211,60 @@ impl ServerChannel {
         if let Some(live) = &mut self.live {
             live.association.handle_timeout(now);
         }
-        if let Some(pending) = &mut self.pending
+        if let Some(pending) = self.pending_mut()
             && pending.association.handle_timeout(now).is_some()
         {
-            self.pending = None;
+            self.end_pending();
+        }
+        if let Some(passing) = &mut self.passing {
+            passing.rests_until = passing.rests_until.filter(|until| now < *until);
+            self.tidy();
         }
     }
 
     /// Writes the next datagram and says where it goes.
     pub fn poll_transmit(&mut self, out: &mut PacketBuf) -> Option<Path> {
-        if let Some(pending) = &mut self.pending
+        if let Some(pending) = self.pending_mut()
             && pending.association.poll_transmit(out)
         {
             return Some(pending.path);
         }
         let live = self.live.as_mut()?;
-        let path = live.association.poll_transmit(out).then_some(live.path);
+        let said = live.association.poll_transmit(out);
         if live.association.is_gone() {
             self.live = None;
         }
-        path
+        self.path.filter(|_| said)
     }
 
     /// Takes out what happened.
     pub fn poll_event(&mut self) -> Option<ServerChannelEvent> {
-        if self.events.is_empty() {
-            return None;
-        }
-        let event = self.events.remove(0);
-        if self.events.is_empty() {
-            self.events = Vec::new();
-        }
-        Some(event)
+        let event = self.passing.as_mut()?.events.pop_front();
+        self.tidy();
+        event
     }
 
     /// The next moment for [`ServerChannel::handle_timeout`].
     pub fn poll_timeout(&self) -> Option<Deadline<DtlsTimer>> {
         let live = self.live.as_ref().map(|live| &live.association);
-        let pending = self.pending.as_ref().map(|pending| &pending.association);
-        live.into_iter().chain(pending).filter_map(Association::deadline).min_by_key(|deadline| deadline.at)
+        let pending = self.pending().map(|pending| &pending.association);
+        let rests_until = self.passing.as_ref().and_then(|passing| passing.rests_until);
+        live.into_iter()
+            .chain(pending)
+            .filter_map(Association::deadline)
+            .chain(rests_until.map(|at| Deadline { at, timer: DtlsTimer::Rest }))
+            .min_by_key(|deadline| deadline.at)
     }
 
     /// Where packets go, while the channel is open.
+    #[inline]
     pub fn path(&self) -> Option<Path> {
-        self.live.as_ref().filter(|live| live.association.is_open()).map(|live| live.path)
+        self.path.filter(|_| self.is_open())
     }
 
     /// The path of the handshake that is open beside the live association or before it.
     pub fn pending_path(&self) -> Option<Path> {
-        self.pending.as_ref().map(|pending| pending.path)
+        self.pending().map(|pending| pending.path)
     }
 
     /// What protects the packets, while the channel is open.
@@ -278,7 +285,7 @@ impl ServerChannel {
     /// Whether the record can only be of the pending handshake: in clear, or protected by its keys and not by
     /// those in use.
     fn is_for_pending(&self, path: Path, header: &RecordHeader, record: &[u8]) -> bool {
-        self.pending.as_ref().is_some_and(|pending| {
+        self.pending().is_some_and(|pending| {
             pending.path == path
                 && (header.epoch == 0
                     || header.content == ContentType::Handshake
@@ -293,33 +300,84 @@ impl ServerChannel {
         record: &'b mut [u8],
         now: Instant,
     ) -> Opened<'b> {
-        let pending = self.pending.as_mut().expect("the caller has looked");
+        // By hand, because the keying is lent beside it.
+        let pending = self.passing.as_mut().and_then(|passing| passing.pending.as_mut());
+        let pending = pending.expect("the caller has looked");
         let outcome = pending.association.handle_record(header, record, &self.keying, now);
         match outcome.change {
             Some(Change::Established) => self.promote(),
-            Some(Change::Ended(_)) => self.pending = None,
+            Some(Change::Ended(_)) => self.end_pending(),
             Some(Change::Rekeyed) | None => {}
         }
         outcome.opened
     }
 
     fn promote(&mut self) {
-        let Some(pending) = self.pending.take() else {
+        let Some(Pending { path, association, random }) = self.passing().pending.take() else {
             return;
         };
-        let Pending { path, association, random } = *pending;
         let Some(suite) = association.sealer().map(|sealer| sealer.suite()) else {
             return;
         };
-        let live = Live { path, association, hello: mark(random), moved_at: None };
-        let replaced = self.live.replace(live).map(|before| before.path);
-        self.events.push(ServerChannelEvent::Opened { path, suite, replaced });
+        let live = Box::new(Live { association, hello: mark(random) });
+        let from = self.path.replace(path);
+        let replaced = self.live.replace(live).and(from);
+        let passing = self.passing();
+        passing.rests_until = None;
+        passing.events.push_back(ServerChannelEvent::Opened { path, suite, replaced });
+    }
+
+    /// An authentic record newer than any before came by another path.
+    #[cold]
+    fn follow(&mut self, to: Path, now: Instant) {
+        let passing = self.passing.get_or_insert_default();
+        if passing.rests_until.is_some_and(|until| now < until) {
+            return;
+        }
+        passing.rests_until = Some(now + MIN_MOVE_INTERVAL);
+        let from = self.path.replace(to);
+        passing.events.extend(from.map(|from| ServerChannelEvent::Moved { from, to }));
+    }
+
+    /// Says what happened to the live association.
+    #[cold]
+    fn changed(&mut self, change: Change) {
+        let event = match (change, self.suite(), self.path) {
+            (Change::Rekeyed, Some(suite), _) => ServerChannelEvent::Rekeyed { suite },
+            (Change::Ended(end), _, Some(path)) => ServerChannelEvent::Closed { path, end },
+            (Change::Rekeyed | Change::Established | Change::Ended(_), ..) => return,
+        };
+        self.passing().events.push_back(event);
+    }
+
+    fn passing(&mut self) -> &mut Passing {
+        self.passing.get_or_insert_default()
+    }
+
+    fn pending(&self) -> Option<&Pending> {
+        self.passing.as_ref()?.pending.as_ref()
+    }
+
+    fn pending_mut(&mut self) -> Option<&mut Pending> {
+        self.passing.as_mut()?.pending.as_mut()
+    }
+
+    fn end_pending(&mut self) {
+        if let Some(passing) = &mut self.passing {
+            passing.pending = None;
+            self.tidy();
+        }
+    }
+
+    /// Gives back the memory of what has passed.
+    fn tidy(&mut self) {
+        self.passing.take_if(|passing| passing.is_over());
     }
 }
 
-impl Live {
-    fn may_move(&self, now: Instant) -> bool {
-        self.moved_at.is_none_or(|at| now >= at + MIN_MOVE_INTERVAL)
+impl Passing {
+    fn is_over(&self) -> bool {
+        self.pending.is_none() && self.events.is_empty() && self.rests_until.is_none()
     }
 }
 

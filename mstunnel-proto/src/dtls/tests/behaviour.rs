@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use super::super::{
-    CLIENT_PATIENCE, ChannelEnd, ClientChannelEvent, Keying, ServerChannelEvent, Suite, records,
+    CLIENT_PATIENCE, ChannelEnd, ClientChannelEvent, DtlsTimer, Keying, MIN_MOVE_INTERVAL,
+    ServerChannelEvent, Suite, records,
 };
 use super::harness::{PSK, World, path};
 use crate::drop::DropReason;
@@ -207,6 +208,10 @@ fn the_channel_follows_a_newer_authentic_record_at_most_once_a_second() {
             ServerChannelEvent::Moved { from: path(6000), to: path(5000) }
         ]
     );
+    let rest = world.server.channel.poll_timeout().unwrap();
+    assert_eq!((rest.at, rest.timer), (world.now + MIN_MOVE_INTERVAL, DtlsTimer::Rest));
+    world.pass(MIN_MOVE_INTERVAL);
+    assert_eq!(world.server.channel.poll_timeout(), None, "nothing is kept of a move");
 }
 
 /// Covers: R19: how a server finds the channel of an address that it does not know.
