@@ -31,6 +31,7 @@ struct Seen {
     text: Vec<u8>,
     opened: Vec<Suite>,
     rekeyed: usize,
+    refused: usize,
     closed: bool,
     drops: Vec<DropReason>,
     longest: usize,
@@ -69,6 +70,11 @@ impl Witness {
     /// Waits until keys were renewed `count` times.
     pub fn wait_rekeyed(&self, count: usize) {
         until("new keys", SHORT, || (self.lock().rekeyed >= count).then_some(()));
+    }
+
+    /// Waits until new keys came to nothing.
+    pub fn wait_refused(&self) {
+        until("a refusal of new keys", SHORT, || (self.lock().refused > 0).then_some(()));
     }
 
     /// Waits until the channel is closed.
@@ -331,6 +337,10 @@ impl CallLoop {
                 match event {
                     ClientChannelEvent::Opened { suite } => seen.opened.push(suite),
                     ClientChannelEvent::Rekeyed { .. } => seen.rekeyed += 1,
+                    ClientChannelEvent::RekeyAsked => {
+                        self.channel.rekey(entropy(), Instant::now());
+                    }
+                    ClientChannelEvent::RekeyFailed => seen.refused += 1,
                     ClientChannelEvent::Closed { .. } => seen.closed = true,
                 }
             }

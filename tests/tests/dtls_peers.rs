@@ -158,6 +158,71 @@ fn we_call_openssl() {
     }
 }
 
+/// A server of OpenSSL with a cookie that runs `input` in the shell for its commands, and what calls it.
+fn called_openssl(named: &Named, options: &str, input: &str, directory: &TempDir) -> (Process, DtlsCaller) {
+    let port = free_port();
+    let script = format!(
+        "({input}) | openssl s_server -dtls1_2 -listen {options} -psk_identity psk -psk {} -cipher {} -nocert \
+         -accept 127.0.0.1:{port}",
+        hex(&PSK),
+        named.openssl,
+    );
+    let mut peer = start("s_server", &script, directory);
+    peer.wait_for(Stream::Stdout, "ACCEPT", 1, SHORT);
+    let caller = DtlsCaller::start(port, Keying::psk(PSK), &APP_ID, &[named.suite]);
+    assert_eq!(caller.witness().suite(), named.suite);
+    caller.say("first words\n");
+    peer.wait_for(Stream::Stdout, "first words", 1, SHORT);
+    (peer, caller)
+}
+
+/// Covers: statements 57, 63: new keys with a server of OpenSSL that lets its clients renew them, every suite.
+///
+/// It takes a hello without the cookie of the first handshake for one that it has read already.
+#[test]
+fn we_call_openssl_and_renew_our_keys() {
+    let Some(()) = found(&["openssl"]) else { return };
+    for named in SUITES {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut peer, caller) = called_openssl(named, "-client_renegotiation", "sleep 30", &directory);
+        for round in 1..=2 {
+            caller.rekey();
+            caller.witness().wait_rekeyed(round);
+            caller.say(&format!("words {round}\n"));
+            peer.wait_for(Stream::Stdout, &format!("words {round}"), 1, SHORT);
+        }
+        assert_eq!(caller.witness().drops(), [], "{}", named.openssl);
+        caller.close();
+        peer.wait_for(Stream::Stdout, "DONE", 1, SHORT);
+    }
+}
+
+/// Covers: statement 57: a HelloRequest, after which a server counts its messages from another number.
+#[test]
+fn openssl_asks_for_new_keys_and_gets_them() {
+    let Some(()) = found(&["openssl"]) else { return };
+    let directory = tempfile::tempdir().unwrap();
+    let input = "sleep 2; echo r; sleep 30";
+    let (mut peer, caller) = called_openssl(&SUITES[0], "", input, &directory);
+    caller.witness().wait_rekeyed(1);
+    caller.say("second words\n");
+    peer.wait_for(Stream::Stdout, "second words", 1, SHORT);
+    assert_eq!(caller.witness().drops(), []);
+}
+
+/// Covers: statement 57: OpenSSL 3 without -client_renegotiation says no_renegotiation; the keys in use stay.
+#[test]
+fn a_server_that_refuses_new_keys_keeps_its_channel() {
+    let Some(()) = found(&["openssl"]) else { return };
+    let directory = tempfile::tempdir().unwrap();
+    let (mut peer, caller) = called_openssl(&SUITES[0], "", "sleep 30", &directory);
+    caller.rekey();
+    caller.witness().wait_refused();
+    caller.say("second words\n");
+    peer.wait_for(Stream::Stdout, "second words", 1, SHORT);
+    assert_eq!(caller.witness().drops(), []);
+}
+
 /// Covers: statements 58, 59, 64: the stack of ocserv, with its cookie, every suite, new keys midway.
 #[test]
 fn we_call_gnutls_and_renew_our_keys() {

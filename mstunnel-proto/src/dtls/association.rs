@@ -45,6 +45,10 @@ pub(crate) enum Change {
     Established,
     /// A later handshake is over: there is a new sealer.
     Rekeyed,
+    /// The server would like a later handshake.
+    RekeyAsked,
+    /// A later handshake of ours came to nothing.
+    RekeyFailed,
     /// The association is over.
     Ended(ChannelEnd),
 }
@@ -244,8 +248,9 @@ impl Association {
                     handshake.repeat(now);
                 }
             }
-            // A HelloRequest is a wish; when keys are renewed, the client decides.
-            (MessageType::HelloRequest, Role::Client) => {}
+            (MessageType::HelloRequest, Role::Client) => {
+                return Ok(Outcome { change: Some(Change::RekeyAsked), ..Outcome::of(Opened::Handled) });
+            }
             _ => return Err(DropReason::HandshakeRefused),
         }
         Ok(Outcome::of(Opened::Handled))
@@ -292,6 +297,10 @@ impl Association {
 
     fn handle_alert<'b>(&mut self, alert: &[u8]) -> Outcome<'b> {
         let end = match *alert {
+            [WARNING, NO_RENEGOTIATION] if self.is_negotiating() => {
+                let change = self.give_up_rekey();
+                return Outcome { change, ..Outcome::of(Opened::Handled) };
+            }
             [_, CLOSE_NOTIFY] => ChannelEnd::ClosedByPeer,
             [FATAL, description] => ChannelEnd::Alert(description),
             _ => return Outcome::of(Opened::Handled),
@@ -307,17 +316,7 @@ impl Association {
         let change = match progress {
             Progress::Waiting => None,
             Progress::Finished => Some(self.switch()),
-            Progress::Failed => {
-                self.handshake = None;
-                match self.keys {
-                    // The keys in use are still good.
-                    Some(_) => None,
-                    None => {
-                        self.end();
-                        Some(Change::Ended(ChannelEnd::HandshakeFailed))
-                    }
-                }
-            }
+            Progress::Failed => self.give_up(ChannelEnd::HandshakeFailed),
         };
         Outcome { change, ..Outcome::of(Opened::Handled) }
     }
@@ -336,6 +335,22 @@ impl Association {
         change
     }
 
+    /// Gives up the open handshake, and the association if it was its first.
+    fn give_up(&mut self, end: ChannelEnd) -> Option<Change> {
+        if self.keys.is_some() {
+            return self.give_up_rekey();
+        }
+        self.end();
+        Some(Change::Ended(end))
+    }
+
+    /// Gives up new keys; those in use are still good.
+    fn give_up_rekey(&mut self) -> Option<Change> {
+        let was_open = self.is_negotiating();
+        self.handshake = None;
+        (was_open && self.role == Role::Client).then_some(Change::RekeyFailed)
+    }
+
     fn end(&mut self) {
         self.closed = true;
         self.handshake = None;
@@ -347,12 +362,7 @@ impl Association {
         if !handshake.handle_timeout(now) {
             return None;
         }
-        self.handshake = None;
-        if self.keys.is_some() {
-            return None;
-        }
-        self.end();
-        Some(Change::Ended(ChannelEnd::HandshakeTimedOut))
+        self.give_up(ChannelEnd::HandshakeTimedOut)
     }
 
     /// Writes the next datagram; returns whether there was one.
@@ -405,6 +415,13 @@ impl Association {
     /// Whether everything is said that there was to say, and the association is over.
     pub(crate) fn is_gone(&self) -> bool {
         self.closed && self.alert.is_none()
+    }
+
+    /// Takes the cookie that the server has accepted in the last handshake.
+    pub(crate) fn take_cookie(&mut self) -> Vec<u8> {
+        let cookie = self.handshake.as_mut().map(|handshake| handshake.take_cookie()).unwrap_or_default();
+        self.handshake.take_if(|handshake| handshake.is_spent());
+        cookie
     }
 
     /// Whether a handshake is open.

@@ -34,6 +34,12 @@ pub enum ClientChannelEvent {
         /// What protects the packets now.
         suite: Suite,
     },
+    /// The server has asked for new keys: [`ClientChannel::rekey`], but not more often than makes sense. Nothing
+    /// happens without.
+    RekeyAsked,
+    /// The server has refused new keys, or they were not agreed on in time. The present ones stay in use; another
+    /// channel would have new ones.
+    RekeyFailed,
     /// The channel is over. Start another one later (statement 60: after 60 s).
     Closed {
         /// Why.
@@ -49,6 +55,8 @@ pub struct ClientChannel {
     keying: Keying,
     app_id: Vec<u8>,
     suites: Vec<Suite>,
+    /// What the server asked for last, to prove our address.
+    cookie: Vec<u8>,
     association: Association,
     events: Vec<ClientChannelEvent>,
 }
@@ -65,9 +73,11 @@ impl ClientChannel {
         };
         let app_id = app_id[..app_id.len().min(MAX_APP_ID)].to_vec();
         let suites = suites.to_vec();
-        let start = Start { random: entropy, session_id: app_id.clone(), suites: suites.clone() };
+        let cookie = Vec::new();
+        let start =
+            Start { random: entropy, session_id: app_id.clone(), cookie: Vec::new(), suites: suites.clone() };
         let association = Association::client(start, &keying, now);
-        Self { keying, app_id, suites, association, events: Vec::new() }
+        Self { keying, app_id, suites, cookie, association, events: Vec::new() }
     }
 
     /// Takes in one record of a datagram (see [`records`](super::records)), opening it in place.
@@ -88,7 +98,12 @@ impl ClientChannel {
     ///
     /// Packets go on with the present keys until the handshake has finished; if it does not, they stay.
     pub fn rekey(&mut self, entropy: [u8; 32], now: Instant) -> bool {
-        let start = Start { random: entropy, session_id: self.app_id.clone(), suites: self.suites.clone() };
+        let start = Start {
+            random: entropy,
+            session_id: self.app_id.clone(),
+            cookie: self.cookie.clone(),
+            suites: self.suites.clone(),
+        };
         self.association.rehandshake(start, &self.keying, now)
     }
 
@@ -157,9 +172,17 @@ impl ClientChannel {
 
     fn changed(&mut self, change: Change) {
         let suite = self.suite();
+        if matches!(change, Change::Established | Change::Rekeyed) {
+            self.cookie = self.association.take_cookie();
+        }
         self.events.extend(match (change, suite) {
             (Change::Established, Some(suite)) => Some(ClientChannelEvent::Opened { suite }),
             (Change::Rekeyed, Some(suite)) => Some(ClientChannelEvent::Rekeyed { suite }),
+            (Change::RekeyAsked, _) => {
+                let asked = ClientChannelEvent::RekeyAsked;
+                (!self.events.contains(&asked)).then_some(asked)
+            }
+            (Change::RekeyFailed, _) => Some(ClientChannelEvent::RekeyFailed),
             (Change::Ended(end), _) => Some(ClientChannelEvent::Closed { end }),
             (Change::Established | Change::Rekeyed, None) => None,
         });

@@ -78,6 +78,15 @@ impl Reassembly {
         Self { expected, partial: BTreeMap::new(), held: 0 }
     }
 
+    /// The first message has the number `sequence`, if none was taken out yet.
+    pub(crate) fn begin_at(&mut self, sequence: u16) {
+        if self.expected == 0 && sequence < MAX_HANDSHAKE_MESSAGES {
+            self.expected = sequence;
+            self.partial = self.partial.split_off(&sequence);
+            self.held = self.partial.values().map(|partial| partial.body.len()).sum();
+        }
+    }
+
     /// Takes in a fragment.
     pub(crate) fn handle_fragment(
         &mut self,
@@ -230,5 +239,21 @@ mod tests {
         beyond[8] = 1;
         assert_eq!(Fragment::take(&mut Reader::new(&beyond)), None);
         assert_eq!(Fragment::take(&mut Reader::new(&whole.bytes[..20])), None);
+    }
+
+    #[test]
+    fn the_first_message_may_have_a_later_number_but_only_the_first() {
+        let mut incoming = Reassembly::new(0);
+        incoming.begin_at(MAX_HANDSHAKE_MESSAGES);
+        for early in [0, 3] {
+            assert_eq!(incoming.handle_fragment(&fragment(early, 1, 0, &[1]), true), Ok(Placed::Kept));
+        }
+        incoming.begin_at(2);
+        assert_eq!(incoming.held, 1);
+        assert_eq!(incoming.handle_fragment(&fragment(1, 1, 0, &[1]), true), Ok(Placed::Old));
+        assert_eq!(incoming.handle_fragment(&fragment(2, 1, 0, &[1]), true), Ok(Placed::Kept));
+        assert_eq!(incoming.poll_message(|_, _| true).unwrap().unwrap().sequence, 2);
+        incoming.begin_at(5);
+        assert_eq!(incoming.poll_message(|_, _| true).unwrap().unwrap().sequence, 3);
     }
 }

@@ -307,7 +307,7 @@ impl ServerChannel {
         match outcome.change {
             Some(Change::Established) => self.promote(),
             Some(Change::Ended(_)) => self.end_pending(),
-            Some(Change::Rekeyed) | None => {}
+            Some(Change::Rekeyed | Change::RekeyAsked | Change::RekeyFailed) | None => {}
         }
         outcome.opened
     }
@@ -345,7 +345,9 @@ impl ServerChannel {
         let event = match (change, self.suite(), self.path) {
             (Change::Rekeyed, Some(suite), _) => ServerChannelEvent::Rekeyed { suite },
             (Change::Ended(end), _, Some(path)) => ServerChannelEvent::Closed { path, end },
-            (Change::Rekeyed | Change::Established | Change::Ended(_), ..) => return,
+            // Without a suite or a path it was not open; the others are of a client.
+            (Change::Rekeyed | Change::Established | Change::Ended(_), ..)
+            | (Change::RekeyAsked | Change::RekeyFailed, ..) => return,
         };
         self.passing().events.push_back(event);
     }

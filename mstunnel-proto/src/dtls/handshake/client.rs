@@ -23,6 +23,9 @@ const IDENTITY: &[u8] = b"\x00\x03psk";
 pub(crate) struct Start {
     pub(crate) random: [u8; 32],
     pub(crate) session_id: Vec<u8>,
+    /// The last cookie that the server asked for: a hello on the live association repeats it, because a server of
+    /// OpenSSL with cookies takes one without for unread, and goes on with the randoms of the handshake before.
+    pub(crate) cookie: Vec<u8>,
     pub(crate) suites: Vec<Suite>,
 }
 
@@ -56,12 +59,12 @@ pub(super) struct Greeting {
 }
 
 impl Greeting {
-    fn hello(&self, core: &mut Core, cookie: &[u8]) -> Message {
+    fn hello(&self, core: &mut Core) -> Message {
         let bound = core.base.bound;
         let body = ClientHelloBody {
             random: &self.start.random,
             session_id: &self.start.session_id,
-            cookie,
+            cookie: &self.start.cookie,
             suites: &self.start.suites,
             extended_master_secret: matches!(self.exchange, Exchange::Psk(_)),
             renegotiation: bound.as_ref().map_or(&[], |bound| &bound.client),
@@ -83,7 +86,7 @@ impl Handshake {
         };
         let greeting = Box::new(Greeting { start, exchange, cookies: 0 });
         let mut core = Core::new(base, 0, 0);
-        let hello = greeting.hello(&mut core, &[]);
+        let hello = greeting.hello(&mut core);
         core.flight = Flight::new(vec![Item::Message(hello)], now);
         Self {
             stage: super::Stage::Client(Stage::ServerHello(greeting)),
@@ -158,13 +161,14 @@ impl Greeting {
     fn challenged(mut self: Box<Self>, core: &mut Core, body: &[u8], now: Instant) -> Option<Stage> {
         let cookie = cookie_of(body).filter(|_| self.cookies < MAX_COOKIES)?;
         self.cookies += 1;
-        let hello = self.hello(core, cookie);
+        self.start.cookie = cookie.to_vec();
+        let hello = self.hello(core);
         core.flight = Flight::new(vec![Item::Message(hello)], now);
         Some(Stage::ServerHello(self))
     }
 
     /// Goes on from a ServerHello; `None` if it answers something that we have not said.
-    fn answered(self, core: &mut Core, message: &Message) -> Option<Stage> {
+    fn answered(mut self, core: &mut Core, message: &Message) -> Option<Stage> {
         let hello = ServerHello::parse(message.body())?;
         let suite = *self.start.suites.iter().find(|suite| suite.code() == hello.suite)?;
         let bound = core.base.bound.map(|bound| bound.both());
@@ -176,6 +180,7 @@ impl Greeting {
         core.renegotiates = hello.renegotiation.is_some();
         core.hear(message);
         core.flight.answered();
+        core.cookie = std::mem::take(&mut self.start.cookie);
         let randoms = Randoms { client: self.start.random, server: hello.random };
         let resumes = !hello.session_id.is_empty() && hello.session_id == self.start.session_id;
         match self.exchange {

@@ -114,6 +114,8 @@ struct Core {
     verify: VerifyData,
     /// Whether the peer can renegotiate securely.
     renegotiates: bool,
+    /// The cookie that the server has accepted from us.
+    cookie: Vec<u8>,
 }
 
 impl Core {
@@ -129,6 +131,7 @@ impl Core {
             opener: None,
             verify: VerifyData::default(),
             renegotiates: false,
+            cookie: Vec::new(),
         }
     }
 
@@ -197,6 +200,15 @@ impl Handshake {
         let mut progress = Progress::Waiting;
         while !reader.is_empty() {
             let fragment = Fragment::take(&mut reader).ok_or(DropReason::HandshakeRefused)?;
+            match fragment.kind {
+                // Who asks for what is going on has not seen our hello yet, and it is no part of this handshake.
+                MessageType::HelloRequest if self.core.base.epoch > 0 => continue,
+                // But it is counted with it, seen or not.
+                MessageType::ServerHello if self.core.base.epoch > 0 => {
+                    self.core.incoming.begin_at(fragment.sequence);
+                }
+                _ => {}
+            }
             match self.core.incoming.handle_fragment(&fragment, protected)? {
                 Placed::Old => repeated = true,
                 Placed::Kept => {}
@@ -257,7 +269,15 @@ impl Handshake {
 
     /// Whether nothing is kept for the peer any more.
     pub(crate) fn is_spent(&self) -> bool {
-        self.is_done() && self.core.flight.is_empty() && self.previous.is_none()
+        self.is_done()
+            && self.core.flight.is_empty()
+            && self.previous.is_none()
+            && self.core.cookie.is_empty()
+    }
+
+    /// Takes the cookie that the server has accepted from us.
+    pub(crate) fn take_cookie(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.core.cookie)
     }
 
     /// The peer has used the new keys: it has our last flight.

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::super::{
-    CLIENT_PATIENCE, ChannelEnd, ClientChannelEvent, DtlsTimer, Keying, MIN_MOVE_INTERVAL,
-    ServerChannelEvent, Suite, records,
+    CLIENT_PATIENCE, ChannelEnd, ClientChannelEvent, ContentType, DtlsTimer, Keying, MIN_MOVE_INTERVAL,
+    Opened, ServerChannelEvent, Suite, records,
 };
 use super::harness::{PSK, World, path};
 use crate::drop::DropReason;
@@ -342,11 +342,70 @@ fn a_renewal_that_is_lost_leaves_the_keys_in_use() {
     world.client.drain();
     world.pass(Duration::from_secs(12));
     world.client.drain();
-    assert_eq!(world.client.events.len(), 1);
+    assert_eq!(world.client.events[1..], [ClientChannelEvent::RekeyFailed]);
     world.assert_alive();
     assert!(world.client.channel.rekey([8; 32], world.now));
     world.settle();
     assert_eq!(world.client.channel.sealer().unwrap().epoch(), 2);
+}
+
+/// What the server's keys make of a handshake message or an alert of its own.
+fn said_by_server(world: &World, content: ContentType, bytes: &[u8]) -> Vec<u8> {
+    let mut out = vec![0; 100];
+    let len = world.server.channel.sealer().unwrap().seal_content_into(content, bytes, &mut out).unwrap();
+    out.truncate(len);
+    out
+}
+
+const HELLO_REQUEST: [u8; 12] = [0; 12];
+
+/// Covers: statement 57, R15: a HelloRequest is a wish, if it is authentic.
+#[test]
+fn a_client_hears_that_the_server_wants_new_keys() {
+    let mut world = World::open();
+    world.assert_alive();
+    let asked = said_by_server(&world, ContentType::Handshake, &HELLO_REQUEST);
+    let mut forged = asked.clone();
+    *forged.last_mut().unwrap() ^= 1;
+    assert!(world.client.handle(&forged, world.now).is_empty());
+    assert_eq!(world.client.events.len(), 1);
+    assert!(world.client.handle(&asked, world.now).is_empty(), "nothing is sent without the caller's word");
+    assert_eq!(world.client.events[1..], [ClientChannelEvent::RekeyAsked]);
+    // While the handshake goes on, another one is neither a wish nor a message of it.
+    assert!(world.client.channel.rekey([7; 32], world.now));
+    let again = said_by_server(&world, ContentType::Handshake, &HELLO_REQUEST);
+    world.client.handle(&again, world.now);
+    world.pass(Duration::from_millis(500));
+    world.settle();
+    assert_eq!(world.client.events[2..], [ClientChannelEvent::Rekeyed { suite: Suite::PskAes256Gcm }],);
+    world.assert_alive();
+}
+
+#[test]
+fn wishes_that_nobody_takes_out_are_one() {
+    let mut world = World::open();
+    for _ in 0..1_000 {
+        let mut asked = said_by_server(&world, ContentType::Handshake, &HELLO_REQUEST);
+        assert_eq!(world.client.channel.handle_record(&mut asked, world.now), Opened::Handled);
+    }
+    world.client.drain();
+    assert_eq!(world.client.events[1..], [ClientChannelEvent::RekeyAsked]);
+}
+
+/// Covers: statement 57: the warning ends the handshake at once, and nothing else.
+#[test]
+fn a_server_may_refuse_new_keys() {
+    let mut world = World::open();
+    world.assert_alive();
+    let refused = said_by_server(&world, ContentType::Alert, &[1, 100]);
+    world.client.handle(&refused, world.now);
+    assert_eq!(world.client.events.len(), 1, "nothing was asked");
+    assert!(world.client.channel.rekey([7; 32], world.now));
+    let refused = said_by_server(&world, ContentType::Alert, &[1, 100]);
+    world.client.handle(&refused, world.now);
+    assert_eq!(world.client.events[1..], [ClientChannelEvent::RekeyFailed]);
+    assert_eq!(world.client.channel.poll_timeout(), None);
+    world.assert_alive();
 }
 
 /// Covers: protocol.md 5.9.
