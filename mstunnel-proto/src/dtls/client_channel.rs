@@ -9,7 +9,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::association::{Association, Change};
+use super::association::{Association, Change, packet};
 use super::handshake::Start;
 use super::hello::MAX_APP_ID;
 use super::keying::{Keying, Secret};
@@ -86,6 +86,12 @@ impl ClientChannel {
         let Some(header) = RecordHeader::parse(record) else {
             return Opened::Dropped(DropReason::NotARecord);
         };
+        if let Some(opener) = self.association.packet_opener(&header) {
+            return match opener.open(&header, record) {
+                Ok(plain) => packet(plain.bytes),
+                Err(reason) => Opened::Dropped(reason),
+            };
+        }
         let outcome = self.association.handle_record(&header, record, &self.keying, now);
         if let Some(change) = outcome.change {
             self.changed(change);

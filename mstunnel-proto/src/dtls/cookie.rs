@@ -127,7 +127,7 @@ fn cookie(key: &MacKey, remote: SocketAddr, hello: &ClientHello<'_>) -> [u8; COO
 }
 
 fn hello_verify_request(hello: &ClientHello<'_>, cookie: &[u8; COOKIE_BYTES]) -> [u8; MIN_ANSWERED] {
-    let mut body = VERSION_1_0.to_vec();
+    let mut body = VERSION_1_0.to_be_bytes().to_vec();
     body.push(32);
     body.extend_from_slice(cookie);
     let message = Message::new(MessageType::HelloVerifyRequest, hello.message_sequence, &body).bytes;

@@ -44,7 +44,7 @@ impl AeadKey {
 
     /// Encrypts `bytes` in place and returns the tag.
     #[inline]
-    pub(crate) fn seal(&self, nonce: [u8; NONCE_BYTES], aad: [u8; 13], bytes: &mut [u8]) -> [u8; TAG_BYTES] {
+    pub(crate) fn seal(&self, nonce: [u8; NONCE_BYTES], aad: &[u8; 13], bytes: &mut [u8]) -> [u8; TAG_BYTES] {
         let tag = self
             .0
             .seal_in_place_separate_tag(Nonce::assume_unique_for_key(nonce), Aad::from(aad), bytes)
@@ -57,7 +57,7 @@ impl AeadKey {
     pub(crate) fn seal_into(
         &self,
         nonce: [u8; NONCE_BYTES],
-        aad: [u8; 13],
+        aad: &[u8; 13],
         plaintext: &[u8],
         ciphertext: &mut [u8],
         tag: &mut [u8; TAG_BYTES],
@@ -79,7 +79,7 @@ impl AeadKey {
     pub(crate) fn open<'b>(
         &self,
         nonce: [u8; NONCE_BYTES],
-        aad: [u8; 13],
+        aad: &[u8; 13],
         bytes: &'b mut [u8],
     ) -> Result<&'b mut [u8], Unauthentic> {
         self.0
@@ -91,7 +91,7 @@ impl AeadKey {
     pub(crate) fn open_into(
         &self,
         nonce: [u8; NONCE_BYTES],
-        aad: [u8; 13],
+        aad: &[u8; 13],
         ciphertext: &[u8],
         tag: &[u8],
         plaintext: &mut [u8],

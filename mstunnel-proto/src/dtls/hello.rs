@@ -76,7 +76,7 @@ impl<'a> ClientHello<'a> {
         }
         let body = fragment.bytes;
         let mut reader = Reader::new(body);
-        let version = reader.array::<2>()?;
+        let version = reader.u16()?;
         let random = reader.array::<32>()?;
         let session_id = reader.short().filter(|id| id.len() <= 32)?;
         let before_cookie = 2 + 32 + 1 + session_id.len();
@@ -84,7 +84,7 @@ impl<'a> ClientHello<'a> {
         let suites = reader.long().filter(|suites| suites.len() % 2 == 0)?;
         let compression = reader.short()?;
         // DTLS versions count downwards.
-        if version[0] != 0xfe || version[1] > VERSION_1_2[1] || !compression.contains(&NO_COMPRESSION) {
+        if !(0xfe00..=VERSION_1_2).contains(&version) || !compression.contains(&NO_COMPRESSION) {
             return None;
         }
         if random == [0; 32] {
@@ -190,7 +190,7 @@ pub(crate) struct ClientHelloBody<'a> {
 
 impl ClientHelloBody<'_> {
     pub(crate) fn encode(&self) -> Vec<u8> {
-        let mut body = VERSION_1_2.to_vec();
+        let mut body = VERSION_1_2.to_be_bytes().to_vec();
         body.extend_from_slice(self.random);
         put_short(&mut body, self.session_id);
         put_short(&mut body, self.cookie);
@@ -214,7 +214,7 @@ pub(crate) struct ServerHello<'a> {
 impl<'a> ServerHello<'a> {
     pub(crate) fn parse(body: &'a [u8]) -> Option<Self> {
         let mut reader = Reader::new(body);
-        if reader.array()? != VERSION_1_2 {
+        if reader.u16()? != VERSION_1_2 {
             return None;
         }
         let random = reader.array()?;
@@ -241,7 +241,7 @@ impl<'a> ServerHello<'a> {
     }
 
     pub(crate) fn encode(&self) -> Vec<u8> {
-        let mut body = VERSION_1_2.to_vec();
+        let mut body = VERSION_1_2.to_be_bytes().to_vec();
         body.extend_from_slice(&self.random);
         put_short(&mut body, self.session_id);
         body.extend_from_slice(&self.suite.to_be_bytes());
@@ -322,7 +322,7 @@ pub(crate) mod tests {
         let message = Message::new(MessageType::ClientHello, sequence, body);
         let header = RecordHeader {
             content: ContentType::Handshake,
-            version: [0xfe, 0xff],
+            version: super::super::record::VERSION_1_0,
             epoch: 0,
             sequence: sequence.into(),
             len: message.bytes.len(),

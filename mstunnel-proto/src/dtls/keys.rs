@@ -192,8 +192,8 @@ mod tests {
                 // Keys do not show themselves: the same key makes the same record.
                 let known = AeadKey::new(suite.cipher(), &hex(key));
                 assert_eq!(
-                    cut.key.seal([1; 12], [2; 13], &mut [3; 9]),
-                    known.seal([1; 12], [2; 13], &mut [3; 9])
+                    cut.key.seal([1; 12], &[2; 13], &mut [3; 9]),
+                    known.seal([1; 12], &[2; 13], &mut [3; 9])
                 );
             }
         }

@@ -12,10 +12,10 @@
 pub const HEADER_BYTES: usize = 13;
 
 /// DTLS 1.2.
-pub(crate) const VERSION_1_2: [u8; 2] = [0xfe, 0xfd];
+pub(crate) const VERSION_1_2: u16 = 0xfefd;
 
 /// DTLS 1.0: what the record of a first hello says.
-pub(crate) const VERSION_1_0: [u8; 2] = [0xfe, 0xff];
+pub(crate) const VERSION_1_0: u16 = 0xfeff;
 
 /// The longest plaintext of a record.
 pub(crate) const MAX_PLAINTEXT: usize = 1 << 14;
@@ -64,7 +64,7 @@ pub struct RecordHeader {
     /// What the record carries.
     pub content: ContentType,
     /// The version of the two that there are.
-    pub(crate) version: [u8; 2],
+    pub(crate) version: u16,
     /// The key generation.
     pub epoch: u16,
     /// The number within the epoch, 48 bits.
@@ -80,8 +80,10 @@ impl RecordHeader {
     #[inline]
     pub fn parse(bytes: &[u8]) -> Option<Self> {
         let (header, rest) = bytes.split_first_chunk::<HEADER_BYTES>()?;
-        let [kind, v0, v1, e0, e1, s0, s1, s2, s3, s4, s5, l0, l1] = *header;
-        let version = [v0, v1];
+        let [kind, v0, v1, n0, n1, n2, n3, n4, n5, n6, n7, l0, l1] = *header;
+        let version = u16::from_be_bytes([v0, v1]);
+        // Epoch and sequence in one load.
+        let number = u64::from_be_bytes([n0, n1, n2, n3, n4, n5, n6, n7]);
         let len = usize::from(u16::from_be_bytes([l0, l1]));
         if (version != VERSION_1_2 && version != VERSION_1_0) || len > rest.len() {
             return None;
@@ -89,8 +91,8 @@ impl RecordHeader {
         Some(Self {
             content: ContentType::from_byte(kind)?,
             version,
-            epoch: u16::from_be_bytes([e0, e1]),
-            sequence: u64::from_be_bytes([0, 0, s0, s1, s2, s3, s4, s5]),
+            epoch: (number >> 48) as u16,
+            sequence: number & MAX_SEQUENCE,
             len,
         })
     }
@@ -98,11 +100,16 @@ impl RecordHeader {
     /// The header on the wire.
     #[inline]
     pub(crate) fn bytes(&self) -> [u8; HEADER_BYTES] {
-        let [e0, e1] = self.epoch.to_be_bytes();
-        let [_, _, s0, s1, s2, s3, s4, s5] = self.sequence.to_be_bytes();
+        let [n0, n1, n2, n3, n4, n5, n6, n7] = self.number().to_be_bytes();
         let [l0, l1] = u16::try_from(self.len).expect("a record is shorter than 2^16").to_be_bytes();
-        let [v0, v1] = self.version;
-        [self.content.byte(), v0, v1, e0, e1, s0, s1, s2, s3, s4, s5, l0, l1]
+        let [v0, v1] = self.version.to_be_bytes();
+        [self.content.byte(), v0, v1, n0, n1, n2, n3, n4, n5, n6, n7, l0, l1]
+    }
+
+    /// Epoch and sequence as one number.
+    #[inline]
+    pub(crate) fn number(&self) -> u64 {
+        u64::from(self.epoch) << 48 | self.sequence
     }
 }
 

@@ -18,7 +18,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::association::{Association, Change};
+use super::association::{Association, Change, packet};
 use super::cookie::VerifiedHello;
 use super::keying::Keying;
 use super::record::{ContentType, RecordHeader};
@@ -159,6 +159,16 @@ impl ServerChannel {
         let Some(live) = &mut self.live else {
             return Opened::Dropped(DropReason::UnknownAddress);
         };
+        if let Some(opener) = live.association.packet_opener(&header) {
+            let plain = match opener.open(&header, record) {
+                Ok(plain) => plain,
+                Err(reason) => return Opened::Dropped(reason),
+            };
+            if plain.newest && self.path != Some(path) {
+                self.follow(path, now);
+            }
+            return packet(plain.bytes);
+        }
         let outcome = live.association.handle_record(&header, record, &self.keying, now);
         if outcome.newest && self.path != Some(path) {
             self.follow(path, now);
