@@ -176,6 +176,11 @@ impl ClientChannel {
         self.association.sealer()
     }
 
+    #[cfg(test)]
+    pub(crate) fn skip_to_epoch(&mut self, epoch: u16) {
+        self.association.skip_to_epoch(epoch);
+    }
+
     fn changed(&mut self, change: Change) {
         let suite = self.suite();
         if matches!(change, Change::Established | Change::Rekeyed) {

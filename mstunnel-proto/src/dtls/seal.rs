@@ -170,6 +170,11 @@ impl Sealer {
     pub(crate) fn skip_to(&self, sequence: u64) {
         self.next.store(sequence, Ordering::Relaxed);
     }
+
+    #[cfg(test)]
+    pub(crate) fn skip_to_epoch(&mut self, epoch: u16) {
+        self.epoch = epoch;
+    }
 }
 
 /// Shows no key.
@@ -207,6 +212,11 @@ impl Opener {
 
     pub(crate) fn epoch(&self) -> u16 {
         self.epoch
+    }
+
+    #[cfg(test)]
+    pub(crate) fn skip_to_epoch(&mut self, epoch: u16) {
+        self.epoch = epoch;
     }
 
     /// Opens a record of this epoch in place: window, tag, window.

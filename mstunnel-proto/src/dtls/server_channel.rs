@@ -292,6 +292,11 @@ impl ServerChannel {
         self.live.as_ref()?.association.sealer()
     }
 
+    #[cfg(test)]
+    pub(crate) fn skip_to_epoch(&mut self, epoch: u16) {
+        self.live.as_mut().expect("an open channel").association.skip_to_epoch(epoch);
+    }
+
     /// Whether the record can only be of the pending handshake: in clear, or protected by its keys and not by
     /// those in use.
     fn is_for_pending(&self, path: Path, header: &RecordHeader, record: &[u8]) -> bool {

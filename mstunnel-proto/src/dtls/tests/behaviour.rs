@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
+use super::super::hello::ClientHelloBody;
+use super::super::message::{Message, MessageType};
 use super::super::{
     CLIENT_PATIENCE, ChannelEnd, ClientChannelEvent, ContentType, DtlsTimer, Keying, MIN_MOVE_INTERVAL,
-    Opened, ServerChannelEvent, Suite, records,
+    Opened, SealError, ServerChannelEvent, Suite, records,
 };
 use super::harness::{PSK, World, path};
 use crate::drop::DropReason;
@@ -347,6 +349,64 @@ fn a_renewal_that_is_lost_leaves_the_keys_in_use() {
     assert!(world.client.channel.rekey([8; 32], world.now));
     world.settle();
     assert_eq!(world.client.channel.sealer().unwrap().epoch(), 2);
+}
+
+/// Covers: P-023, R16: the last epoch has no successor, and carries on.
+#[test]
+fn the_epoch_stops_at_its_end_and_never_wraps() {
+    let mut world = World::open();
+    world.assert_alive();
+    world.server.channel.skip_to_epoch(u16::MAX - 1);
+    world.client.channel.skip_to_epoch(u16::MAX - 1);
+    world.assert_alive();
+    assert!(world.client.channel.rekey([1; 32], world.now));
+    world.settle();
+    assert_eq!(world.client.channel.sealer().unwrap().epoch(), u16::MAX);
+    world.assert_alive();
+    // Records of the first epochs, had it wrapped.
+    assert!(!world.client.channel.rekey([2; 32], world.now), "there is no epoch after it");
+    world.settle();
+    world.assert_alive();
+    assert_eq!(world.server.channel.sealer().unwrap().epoch(), u16::MAX);
+    // A client that tries all the same is told, through the keys in use.
+    let hello = ClientHelloBody {
+        random: &[3; 32],
+        session_id: &[],
+        cookie: &[],
+        suites: Suite::PSK,
+        extended_master_secret: true,
+        renegotiation: &[4; 12],
+    };
+    let hello = Message::new(MessageType::ClientHello, 0, &hello.encode());
+    let mut record = vec![0; hello.bytes.len() + 100];
+    let sealer = world.client.channel.sealer().unwrap();
+    let len = sealer.seal_content_into(ContentType::Handshake, &hello.bytes, &mut record).unwrap();
+    let answers = world.server.handle(path(5000), &record[..len], world.now);
+    assert_eq!(answers.len(), 1);
+    assert_eq!(answers[0].1[0], ContentType::Alert.byte());
+    assert!(world.server.drops.is_empty());
+    world.assert_alive();
+}
+
+/// Covers: P-023, R16: nothing is sent with a number twice; the client hears that it needs another channel.
+#[test]
+fn a_used_up_sequence_falls_back_and_another_channel_starts_anew() {
+    let mut world = World::open();
+    world.assert_alive();
+    world.client.channel.sealer().unwrap().skip_to((1 << 48) - 1);
+    let last = world.client.seal(b"\x00last");
+    world.server.handle(path(5000), &last, world.now);
+    assert_eq!(world.server.packets.last().unwrap(), b"\x00last");
+    assert_eq!(world.client.channel.seal_into(b"\x00more", &mut [0; 100]), Err(SealError::Exhausted));
+    // New keys would be asked for with a number that there is not.
+    assert!(world.client.channel.rekey([1; 32], world.now));
+    assert!(world.client.drain().is_empty());
+    world.pass(CLIENT_PATIENCE);
+    world.client.drain();
+    assert_eq!(world.client.events.last(), Some(&ClientChannelEvent::RekeyFailed));
+    world.client = super::harness::Client::new(Keying::psk(PSK), &[], 0xc7, world.now);
+    world.settle();
+    world.assert_alive();
 }
 
 /// What the server's keys make of a handshake message or an alert of its own.
