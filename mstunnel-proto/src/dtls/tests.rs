@@ -3,4 +3,5 @@
 mod behaviour;
 mod golden;
 mod harness;
+mod renewal;
 mod weather;

@@ -200,14 +200,15 @@ impl Handshake {
         let mut progress = Progress::Waiting;
         while !reader.is_empty() {
             let fragment = Fragment::take(&mut reader).ok_or(DropReason::HandshakeRefused)?;
-            match fragment.kind {
-                // Who asks for what is going on has not seen our hello yet, and it is no part of this handshake.
-                MessageType::HelloRequest if self.core.base.epoch > 0 => continue,
-                // But it is counted with it, seen or not.
-                MessageType::ServerHello if self.core.base.epoch > 0 => {
+            if self.core.base.epoch > 0 {
+                // Who asks for what is going on has not seen our hello yet. It is no part of this handshake...
+                if fragment.kind == MessageType::HelloRequest {
+                    continue;
+                }
+                // ... but is counted with it, seen or not.
+                if fragment.kind == MessageType::ServerHello {
                     self.core.incoming.begin_at(fragment.sequence);
                 }
-                _ => {}
             }
             match self.core.incoming.handle_fragment(&fragment, protected)? {
                 Placed::Old => repeated = true,
