@@ -127,8 +127,8 @@ impl World {
             let latency = self.places[client].link.latency;
             for (to, item) in std::mem::take(&mut stream.held) {
                 let at = stream.arrival(to, latency + wait, self.now);
-                self.happened += 1;
-                self.agenda.insert((at, self.happened), Event::Stream { conn, to, item });
+                self.scheduled += 1;
+                self.agenda.insert((at, self.scheduled), Event::Stream { conn, to, item });
             }
         }
     }

@@ -21,8 +21,8 @@ impl World {
     }
 
     pub(super) fn schedule_at(&mut self, at: Instant, event: Event) {
-        self.happened += 1;
-        self.agenda.insert((at, self.happened), event);
+        self.scheduled += 1;
+        self.agenda.insert((at, self.scheduled), event);
     }
 
     pub(super) fn happen(&mut self, event: Event) {

@@ -33,7 +33,7 @@ fn two_thousand_idle_sessions_do_nothing_but_ask_now_and_then() {
     world.advance(secs(3_600));
     // A question, an answer and a keepalive on each channel in five minutes, at each end, and their deadlines.
     let per_session = (world.happened() - before) as f64 / 2_000.0 / 12.0;
-    assert!(per_session < 30.0, "{per_session} things happen in five minutes of one session");
+    assert!(per_session < 20.0, "{per_session} things happen in five minutes of one session");
     assert!(clients.iter().all(|client| world.is_live(*client)));
     world.end();
 }
