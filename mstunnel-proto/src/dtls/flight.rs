@@ -14,8 +14,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::message::{HANDSHAKE_HEADER_BYTES, Message, MessageType, fragment_header};
-use super::record::{ContentType, HEADER_BYTES, MAX_SEQUENCE, RecordHeader, VERSION_1_0, VERSION_1_2};
+use super::record::{ContentType, HEADER_BYTES, RecordHeader, VERSION_1_0, VERSION_1_2};
 use super::seal::{SealError, Sealer};
+use super::sequences::MAX_SEQUENCE;
 use crate::buf::PacketBuf;
 
 /// When a flight is sent again for the first time: RFC 6347 says 1 s, and that a lower value may be used

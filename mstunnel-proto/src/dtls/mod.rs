@@ -45,6 +45,7 @@ mod reassembly;
 mod record;
 mod replay;
 mod seal;
+mod sequences;
 mod server_channel;
 mod suite;
 #[cfg(test)]
@@ -63,6 +64,9 @@ pub use replay::{REPLAY_WINDOW, ReplayWindow};
 pub use seal::{SealError, Sealer};
 pub use server_channel::{MIN_MOVE_INTERVAL, Path, ServerChannel, ServerChannelEvent};
 pub use suite::{Suite, SuiteHeader};
+
+// The models of `tests/loom` put their own in its place.
+use std::sync::atomic;
 
 use crate::drop::DropReason;
 

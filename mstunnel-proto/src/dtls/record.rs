@@ -8,6 +8,8 @@
 //! # Source
 //! RFC 6347 section 4.1.
 
+use super::sequences::MAX_SEQUENCE;
+
 /// The length of a record header.
 pub const HEADER_BYTES: usize = 13;
 
@@ -19,9 +21,6 @@ pub(crate) const VERSION_1_0: u16 = 0xfeff;
 
 /// The longest plaintext of a record.
 pub(crate) const MAX_PLAINTEXT: usize = 1 << 14;
-
-/// The last sequence number of an epoch; there is none after it.
-pub(crate) const MAX_SEQUENCE: u64 = (1 << 48) - 1;
 
 /// What a record carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -12,12 +12,11 @@
 //! # Source
 //! RFC 6347 section 4.1.2; RFC 5288 section 3; RFC 7905 section 2.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-
 use super::crypto::{AeadKey, TAG_BYTES};
 use super::keys::DirectionKey;
-use super::record::{ContentType, HEADER_BYTES, MAX_PLAINTEXT, MAX_SEQUENCE, RecordHeader, VERSION_1_2};
+use super::record::{ContentType, HEADER_BYTES, MAX_PLAINTEXT, RecordHeader, VERSION_1_2};
 use super::replay::ReplayWindow;
+use super::sequences::Sequences;
 use super::suite::Suite;
 use crate::buf::PacketBuf;
 use crate::drop::DropReason;
@@ -47,12 +46,12 @@ pub struct Sealer {
     iv: [u8; 12],
     epoch: u16,
     suite: Suite,
-    next: AtomicU64,
+    sequences: Sequences,
 }
 
 impl Sealer {
     pub(crate) fn new(suite: Suite, epoch: u16, direction: DirectionKey) -> Self {
-        Self { key: direction.key, iv: direction.iv, epoch, suite, next: AtomicU64::new(0) }
+        Self { key: direction.key, iv: direction.iv, epoch, suite, sequences: Sequences::new() }
     }
 
     /// The suite.
@@ -67,7 +66,7 @@ impl Sealer {
 
     /// How many sequence numbers are used; new keys are due long before 2^48.
     pub fn used(&self) -> u64 {
-        self.next.load(Ordering::Relaxed)
+        self.sequences.used()
     }
 
     /// Makes the plaintext in `packet` an application record, in place.
@@ -144,11 +143,7 @@ impl Sealer {
         if len > room {
             return Err(SealError::TooLong { len, room });
         }
-        let sequence = self.next.fetch_add(1, Ordering::Relaxed);
-        if sequence > MAX_SEQUENCE {
-            // 2^63 more calls would be needed to come around.
-            return Err(SealError::Exhausted);
-        }
+        let sequence = self.sequences.take().ok_or(SealError::Exhausted)?;
         let len = self.suite.explicit_nonce() + len + TAG_BYTES;
         Ok(RecordHeader { content, version: VERSION_1_2, epoch: self.epoch, sequence, len })
     }
@@ -168,7 +163,7 @@ impl Sealer {
 
     #[cfg(test)]
     pub(crate) fn skip_to(&self, sequence: u64) {
-        self.next.store(sequence, Ordering::Relaxed);
+        self.sequences.skip_to(sequence);
     }
 
     #[cfg(test)]
@@ -310,6 +305,7 @@ pub(crate) mod tests {
     use proptest::prelude::*;
 
     use super::super::keys::{MasterSecret, Randoms};
+    use super::super::sequences::MAX_SEQUENCE;
     use super::*;
 
     /// Both halves of one direction.
