@@ -24,6 +24,7 @@ use crate::packets::{PacketReceiver, PacketSender, Packets};
 use crate::params::TunnelParams;
 use crate::server_url::ServerUrl;
 use crate::signin::{CookieFile, CookieFileError, Credentials, SignInFailure, sign_in};
+use crate::stack::random;
 use crate::tls::{TlsOptions, TlsOptionsError};
 use crate::transport::{
     Exchange, Link, LinkEnd, Opened, Opening, OpeningError, Outer, OuterError, UseDatagrams, open,
@@ -397,7 +398,7 @@ impl Keeper {
         told: &Told,
     ) -> Result<Opened, EndReason> {
         let deadline = Instant::now() + self.reconnect_limit;
-        let mut backoff = Backoff::eager(self.reconnect_limit);
+        let mut backoff = Backoff::eager(self.reconnect_limit).spread(random::u64());
         for attempt in 1.. {
             told.state.send_replace(TunnelState::Reconnecting { attempt, why: why.clone() });
             let Some(wait) = backoff.next_wait() else {

@@ -82,6 +82,7 @@ pub mod drop;
 pub mod dtls;
 pub mod frame;
 pub mod http;
+mod mix;
 pub mod mtu;
 pub mod packet;
 pub mod pool;

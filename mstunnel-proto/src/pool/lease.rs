@@ -6,6 +6,8 @@ use std::sync::Arc;
 
 use aws_lc_rs::digest;
 
+use crate::mix::mixed;
+
 /// Whose address it is: one user on one device, the same after every reconnect and restart.
 ///
 /// Two owners with one key could take over each other's address within its hold-back, so a key is to be
@@ -38,13 +40,8 @@ impl OwnerKey {
     }
 
     /// A number for the `attempt`th choice of an address, spread evenly over all of `u64`.
-    ///
-    /// The finaliser of SplitMix64 (public domain): keys may be small neighbouring numbers.
     pub(super) fn mixed(self, attempt: u64) -> u64 {
-        let mut mixed = self.0.wrapping_add((attempt + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15));
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        mixed ^ (mixed >> 31)
+        mixed(self.0, attempt)
     }
 }
 

@@ -19,6 +19,7 @@ use super::{Channel, Inbound, Leases, SessionCounters, take_datagram};
 use crate::buf::PacketBuf;
 use crate::drop::DropReason;
 use crate::frame::FrameKind;
+use crate::mix::mixed;
 use crate::packet::Packet;
 use crate::timer::{Deadline, TimerKey, Timers};
 
@@ -389,7 +390,8 @@ impl ClientSession {
 /// | [`Backoff::stock`] | at once, then 10, 20, ... 100 seconds |
 /// | [`Backoff::eager`] | at once, then 1, 2, 4, ... 60 seconds |
 ///
-/// until the sum reaches the limit.
+/// until the sum reaches the limit. Clients that lost their server at the same moment would come back at the
+/// same moments too, and most find the others' queue: [`Backoff::spread`] sets them apart.
 ///
 /// # Source
 /// protocol.md 4.6 for the stock client; a restart of a server takes a second or two.
@@ -399,6 +401,13 @@ pub struct Backoff {
     spent: Duration,
     limit: Duration,
     pace: Pace,
+    spread: Option<Spread>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Spread {
+    seed: u64,
+    step: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -410,7 +419,7 @@ enum Pace {
 impl Backoff {
     /// The stock client's pace; waits at most `limit` in all (its default is 300 s).
     pub fn stock(limit: Duration) -> Self {
-        Self { next: Duration::ZERO, spent: Duration::ZERO, limit, pace: Pace::Stock }
+        Self { next: Duration::ZERO, spent: Duration::ZERO, limit, pace: Pace::Stock, spread: None }
     }
 
     /// Our own client's pace; waits at most `limit` in all.
@@ -418,17 +427,35 @@ impl Backoff {
         Self { pace: Pace::Eager, ..Self::stock(limit) }
     }
 
+    /// Makes every wait one between half and one and a half of what it would be, drawn from `seed`.
+    ///
+    /// Only waits that follow a failure: the first try stays at once.
+    #[must_use]
+    pub fn spread(self, seed: u64) -> Self {
+        Self { spread: Some(Spread { seed, step: 0 }), ..self }
+    }
+
     /// The wait before the next try; `None` when the limit is used up.
     pub fn next_wait(&mut self) -> Option<Duration> {
-        let wait = self.next;
+        let wait = self.next.mul_f64(self.draw());
         if self.spent + wait > self.limit {
             return None;
         }
         self.spent += wait;
         self.next = match self.pace {
-            Pace::Stock => (wait + Duration::from_secs(10)).min(Duration::from_secs(100)),
-            Pace::Eager => (wait * 2).clamp(Duration::from_secs(1), Duration::from_secs(60)),
+            Pace::Stock => (self.next + Duration::from_secs(10)).min(Duration::from_secs(100)),
+            Pace::Eager => (self.next * 2).clamp(Duration::from_secs(1), Duration::from_secs(60)),
         };
         Some(wait)
+    }
+
+    /// What the next wait is multiplied by.
+    fn draw(&mut self) -> f64 {
+        let Some(spread) = &mut self.spread else {
+            return 1.0;
+        };
+        let drawn = u32::try_from(mixed(spread.seed, spread.step) >> 32).expect("the upper half of 64 bits");
+        spread.step += 1;
+        0.5 + f64::from(drawn) / f64::from(u32::MAX)
     }
 }

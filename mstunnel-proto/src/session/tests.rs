@@ -710,6 +710,32 @@ mod client {
         let waits: Vec<u64> = std::iter::from_fn(|| backoff.next_wait()).map(|wait| wait.as_secs()).collect();
         assert_eq!(waits, [0, 1, 2, 4, 8, 16, 32, 60, 60, 60]);
     }
+
+    /// Covers: statement 43
+    #[test]
+    fn clients_that_lost_their_server_together_come_back_apart() {
+        let even: Vec<Duration> = waits(Backoff::eager(secs(300)));
+        let mut third = Vec::new();
+        for seed in 0..1_000 {
+            let waits = waits(Backoff::eager(secs(300)).spread(seed));
+            assert_eq!(waits[0], Duration::ZERO);
+            for (wait, even) in waits.iter().zip(&even) {
+                assert!(*wait >= *even / 2 && *wait <= *even * 3 / 2, "{wait:?} of {even:?}");
+            }
+            assert!(waits.iter().sum::<Duration>() <= secs(300), "{waits:?}");
+            third.push(waits[2]);
+        }
+        // Evenly over the two seconds from 1 to 3: about 50 in each tenth of a second.
+        for tenth in 10..30 {
+            let within = |wait: &&Duration| wait.as_millis() / 100 == tenth;
+            let number = third.iter().filter(within).count();
+            assert!((20..100).contains(&number), "{number} of 1,000 in the {tenth}th tenth of a second");
+        }
+    }
+
+    fn waits(mut backoff: Backoff) -> Vec<Duration> {
+        std::iter::from_fn(|| backoff.next_wait()).collect()
+    }
 }
 
 #[test]
