@@ -36,7 +36,7 @@ fn exchange(world: &mut World, client: ClientId, count: u32) -> (usize, usize) {
     (arrived(&up), arrived(&down))
 }
 
-/// Covers: R8, P-113
+/// Covers: R8, P-100, P-113
 #[test]
 fn blocked_datagrams_cost_a_few_seconds_and_come_back_when_they_pass_again() {
     let (mut world, client) = open(31);
