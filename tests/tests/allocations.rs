@@ -14,6 +14,7 @@ use mstunnel_proto::buf::PacketBuf;
 use mstunnel_proto::dtls::{Opened, Suite};
 use mstunnel_proto::frame::{FrameKind, Frames};
 use mstunnel_proto::packet::checksum::{Change, Sum};
+use mstunnel_proto::packet::offload::{Coalescer, MAX_FLOWS, Push, Segments};
 use mstunnel_proto::packet::{Packet, clamp_mss, too_big};
 use mstunnel_proto::prefix::Prefix;
 use mstunnel_proto::routes::{RouteSet, SplitDns};
@@ -144,6 +145,67 @@ fn sealing_and_opening_a_record_allocates_nothing() {
         // The first packet ends the handshake.
         send();
         assert_eq!(allocations_in(send), 0, "{}", suite.name());
+    }
+}
+
+/// TCP data of a flow: a hundred bytes from this sequence number on.
+fn data(source: IpAddr, destination: IpAddr, port: u16, sequence: u32) -> Vec<u8> {
+    let mut packet = syn(source, destination);
+    let transport = packet.len() - 24;
+    packet.resize(transport + 20, 0);
+    packet.extend([7; 100]);
+    let len = u16::try_from(packet.len()).expect("short");
+    if source.is_ipv4() {
+        packet[2..4].copy_from_slice(&len.to_be_bytes());
+        packet[10..12].fill(0);
+        let checksum = Sum::default().bytes(&packet[..20]).checksum();
+        packet[10..12].copy_from_slice(&checksum.to_be_bytes());
+    } else {
+        packet[4..6].copy_from_slice(&(len - 40).to_be_bytes());
+    }
+    let segment = &mut packet[transport..];
+    segment[..2].copy_from_slice(&port.to_be_bytes());
+    segment[4..8].copy_from_slice(&sequence.to_be_bytes());
+    (segment[12], segment[13]) = (0x50, 0x10);
+    segment[16..18].fill(0);
+    let checksum = Sum::pseudo_header(source, destination, 6, 120).bytes(segment).checksum();
+    segment[16..18].copy_from_slice(&checksum.to_be_bytes());
+    packet
+}
+
+#[test]
+fn joining_and_splitting_allocate_nothing() {
+    let address = |text: &str| -> IpAddr { text.parse().expect("an address") };
+    let pairs = [(address("10.0.0.2"), address("192.0.2.80")), (address("fd00::2"), address("2001:db8::80"))];
+    for (source, destination) in pairs {
+        // More flows than wait at once, so that some make room for others; and three packets of the last one.
+        let mut packets: Vec<_> = (0..MAX_FLOWS + 4)
+            .map(|port| data(source, destination, u16::try_from(port).expect("a few flows"), 1))
+            .collect();
+        let last = u16::try_from(MAX_FLOWS + 3).expect("a few flows");
+        packets.extend([101, 201].map(|sequence| data(source, destination, last, sequence)));
+        let (mut coalescer, mut out) = (Coalescer::new(true), vec![0; 1_500]);
+        let (mut writes, mut parts) = (0_u64, 0_u64);
+        let mut take_due = |coalescer: &mut Coalescer| {
+            while let Some(joined) = coalescer.poll_due() {
+                writes += 1;
+                let mut segments = Segments::new(joined.bytes);
+                while let Some(part) = segments.next_into(&mut out) {
+                    parts += u64::from(part.is_ok());
+                }
+            }
+        };
+        let counted = allocations_in(|| {
+            for packet in &packets {
+                assert_eq!(coalescer.push(black_box(packet)), Push::Kept);
+                take_due(&mut coalescer);
+            }
+            coalescer.close();
+            take_due(&mut coalescer);
+        });
+        assert_eq!(counted, 0);
+        assert_eq!(parts, 1_000 * packets.len() as u64);
+        assert_eq!(writes, parts - 2_000, "three packets are one write");
     }
 }
 

@@ -26,6 +26,7 @@
 pub mod checksum;
 mod icmp_error;
 mod mss;
+pub mod offload;
 mod transport;
 mod v4;
 mod v6;
