@@ -39,7 +39,7 @@ pub(crate) use self::listener::bind;
 pub(crate) use self::live::Live;
 pub(crate) use self::shared::{Parts, Shared};
 use self::table::TunnelTable;
-use self::tunnel::{Bench, READ_BUFFER};
+use self::tunnel::{Bench, READ_BUFFER, WIRE_BUFFER};
 use crate::admin::ServerState;
 use crate::egress::Part;
 
@@ -98,6 +98,7 @@ impl Worker {
             self.sockets.into_iter().map(DatagramSocket::new).collect::<io::Result<_>>()?;
         let bench = Rc::new(Bench {
             read: RefCell::new(vec![0; READ_BUFFER].into_boxed_slice()),
+            wire: RefCell::new(vec![0; WIRE_BUFFER].into_boxed_slice()),
             control: RefCell::new(PacketBuf::new(MAX_PACKET)),
             buffers: Arc::clone(&shared.buffers),
             egress: self.egress.into_egress()?,

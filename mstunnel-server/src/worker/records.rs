@@ -8,10 +8,15 @@
 //! protocol.md 4.2; R1, R2.
 
 use std::io::{self, IoSlice, Read, Write};
+use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use rustls::ServerConnection;
+use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::TcpStream;
+
+/// The longest plaintext of a record, RFC 8446 section 5.1.
+pub(crate) const LONGEST_RECORD: usize = 16_384;
 
 /// Whether the socket took everything.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,28 +61,62 @@ impl Records {
         Ok(Flushed::All)
     }
 
-    /// Opens what the socket has, up to the length of `out`; `Ok(0)` is the end of the stream.
+    /// Opens what one read of the socket brings, into `out`; `Ok(0)` is the end of the stream.
+    ///
+    /// rustls by itself reads 4 KB at a time; here one system call fills `wire`, and rustls is fed from there. Nothing
+    /// stays in `wire`: `out` has to be longer than it by [`LONGEST_RECORD`], which may wait inside of rustls.
     ///
     /// `Pending` leaves the waker registered with the socket.
-    pub(crate) fn poll_read(&mut self, cx: &mut Context<'_>, out: &mut [u8]) -> Poll<io::Result<usize>> {
+    pub(crate) fn poll_read(
+        &mut self,
+        cx: &mut Context<'_>,
+        wire: &mut [u8],
+        out: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        debug_assert!(out.len() >= wire.len() + LONGEST_RECORD);
+        let (mut fed, mut filled) = (0..0, 0);
         loop {
-            match self.tls.reader().read(out) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                // A peer that closes TCP without close_notify has left all the same.
-                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Poll::Ready(Ok(0)),
-                done => return Poll::Ready(done),
-            }
-            std::task::ready!(self.tcp.poll_read_ready(cx))?;
-            match self.tls.read_tls(&mut Socket(&self.tcp)) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Poll::Ready(Err(error)),
-                Ok(_) => {
-                    self.tls
-                        .process_new_packets()
-                        .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+            match self.read_plaintext(out, &mut filled)? {
+                Plaintext::Ended => return Poll::Ready(Ok(filled)),
+                Plaintext::Taken if !fed.is_empty() => {
+                    let mut rest = &wire[fed.clone()];
+                    self.feed(&mut rest)?;
+                    fed.start = fed.end - rest.len();
+                }
+                Plaintext::Taken if filled > 0 => return Poll::Ready(Ok(filled)),
+                Plaintext::Taken => {
+                    let mut read = ReadBuf::new(wire);
+                    std::task::ready!(Pin::new(&mut self.tcp).poll_read(cx, &mut read))?;
+                    fed = 0..read.filled().len();
+                    if fed.is_empty() {
+                        self.feed(&mut io::empty())?;
+                    }
                 }
             }
         }
+    }
+
+    fn feed(&mut self, bytes: &mut dyn Read) -> io::Result<()> {
+        self.tls.read_tls(bytes)?;
+        match self.tls.process_new_packets() {
+            Ok(_) => Ok(()),
+            Err(error) => Err(io::Error::new(io::ErrorKind::InvalidData, error)),
+        }
+    }
+
+    /// Takes all plaintext that there is, behind the first `filled` bytes of `out`.
+    fn read_plaintext(&mut self, out: &mut [u8], filled: &mut usize) -> io::Result<Plaintext> {
+        while *filled < out.len() {
+            match self.tls.reader().read(&mut out[*filled..]) {
+                Ok(0) => return Ok(Plaintext::Ended),
+                Ok(read) => *filled += read,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                // A peer that closes TCP without close_notify has left all the same.
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(Plaintext::Ended),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(Plaintext::Taken)
     }
 
     /// Registers the waker for when the socket takes bytes again.
@@ -91,14 +130,16 @@ impl Records {
     }
 }
 
-/// The socket as the blocking-style reader and writer that rustls wants.
-struct Socket<'a>(&'a TcpStream);
-
-impl Read for Socket<'_> {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        self.0.try_read(buf)
-    }
+/// What became of an attempt to read.
+enum Plaintext {
+    /// All that there was is taken.
+    Taken,
+    /// And there will be no more.
+    Ended,
 }
+
+/// The socket as the blocking-style writer that rustls wants.
+struct Socket<'a>(&'a TcpStream);
 
 impl Write for Socket<'_> {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {

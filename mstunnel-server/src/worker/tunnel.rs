@@ -30,14 +30,17 @@ use super::buffers::Buffers;
 use super::datagrams::{Change, DatagramLeg, DatagramSocket, Intake, Outlet};
 use super::live::Live;
 use super::mailbox::DatagramKind;
-use super::records::{Flushed, Records};
+use super::records::{Flushed, LONGEST_RECORD, Records};
 use crate::egress::Egress;
 
-/// Bytes of a read buffer: what is left of a frame, and a few full TLS records behind it.
-pub(crate) const READ_BUFFER: usize = MAX_FRAME + 4 * 16_384;
+/// Bytes of one read of a TCP socket: a few full TLS records.
+pub(crate) const WIRE_BUFFER: usize = 3 * LONGEST_RECORD;
 
-/// Reads of one turn before other tasks of the worker get theirs (R57).
-const READS_PER_TURN: usize = 8;
+/// Bytes of a read buffer: what is left of a frame, what rustls may hold, and what one read brings.
+pub(crate) const READ_BUFFER: usize = MAX_FRAME + LONGEST_RECORD + WIRE_BUFFER;
+
+/// Reads of one turn before other tasks of the worker get theirs (R57): some 130 full packets.
+const READS_PER_TURN: usize = 4;
 
 /// Queued packets that are sealed before a flush, so that records never pile up unbounded.
 const PACKETS_PER_FLUSH: usize = 64;
@@ -45,6 +48,8 @@ const PACKETS_PER_FLUSH: usize = 64;
 /// What tunnels of one worker share: buffers for the moment, never across an await.
 pub(crate) struct Bench {
     pub(crate) read: RefCell<Box<[u8]>>,
+    /// Sealed bytes on their way from a socket to rustls.
+    pub(crate) wire: RefCell<Box<[u8]>>,
     pub(crate) control: RefCell<PacketBuf>,
     pub(crate) buffers: Arc<Buffers>,
     pub(crate) egress: Egress,
@@ -382,7 +387,7 @@ impl Tunnel {
     }
 
     fn poll_frames(&mut self, cx: &mut Context<'_>, bench: &Bench, now: Instant) {
-        let mut buffer = bench.read.borrow_mut();
+        let (mut buffer, mut wire) = (bench.read.borrow_mut(), bench.wire.borrow_mut());
         for turn in 0.. {
             if turn == READS_PER_TURN {
                 cx.waker().wake_by_ref();
@@ -390,7 +395,7 @@ impl Tunnel {
             }
             let kept = self.remainder.take_into(&mut buffer);
             // The first turn also looks at what came behind the CONNECT request.
-            let read = match self.records.poll_read(cx, &mut buffer[kept..]) {
+            let read = match self.records.poll_read(cx, &mut wire, &mut buffer[kept..]) {
                 Poll::Pending => 0,
                 Poll::Ready(Ok(read)) if read > 0 => read,
                 Poll::Ready(Ok(_) | Err(_)) => {
