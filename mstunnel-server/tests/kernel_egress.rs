@@ -22,7 +22,8 @@ use std::time::Duration;
 
 use kernel_egress::packets::{echo_request, payload, udp};
 use kernel_egress::world::{self, Gateway, POOL4, POOL6, QUIET, config};
-use mstunnel_server::egress::{EgressError, Fault, KernelEgress, device_is_gone};
+use mstunnel_proto::packet::offload::{Coalescer, Push};
+use mstunnel_server::egress::{EgressError, Fault, KernelEgress, Offloads, device_is_gone};
 
 const CLIENT: &str = "10.8.0.5";
 const CLIENT6: &str = "fd00:8::5";
@@ -58,6 +59,57 @@ fn routed_mode_shows_the_clients_own_address_and_lets_hosts_begin() {
         assert!(gateway.receives_for("10.8.0.7"), "a host may begin a flow in routed mode");
         world::outside_sends_to("[fd00:8::7]:99");
         assert!(gateway.receives_for("fd00:8::7"));
+    });
+}
+
+#[test]
+fn packets_pass_without_offloads_too() {
+    world::run("packets_pass_without_offloads_too", || {
+        let mut config = config();
+        config.offload = false;
+        let gateway = Gateway::open(config);
+        assert_eq!(gateway.queues[0].offloads(), Offloads::None);
+        gateway.ask(&udp(CLIENT, 4000, "192.0.2.9", 9000, b"?"), CLIENT).expect("an IPv4 answer");
+        gateway.ask(&udp(CLIENT6, 4000, "2001:db8::9", 9000, b"?"), CLIENT6).expect("an IPv6 answer");
+    });
+}
+
+#[test]
+fn a_super_packet_is_the_packets_that_it_stands_for_both_ways() {
+    world::run("a_super_packet_is_the_packets_that_it_stands_for_both_ways", || {
+        let mut config = config();
+        config.masquerade = false;
+        let gateway = Gateway::open(config);
+        let offloads = gateway.queues[0].offloads();
+        assert_ne!(offloads, Offloads::None, "every kernel with IFF_VNET_HDR has those of TCP");
+        if offloads == Offloads::Tcp {
+            eprintln!("skipped: a kernel before 6.2 has no super-packets of datagrams");
+            return;
+        }
+        world::outside_routes_to_the_pools();
+        let mut coalescer = Coalescer::new(true);
+        for _ in 0..5 {
+            let packet = udp(CLIENT6, 4000, "2001:db8::9", 9000, &[b'?'; 100]);
+            assert_eq!(coalescer.push(&packet), Push::Kept);
+        }
+        coalescer.close();
+        let joined = coalescer.poll_due().expect("five packets of one flow");
+        assert_eq!(joined.packets, 5);
+        gateway.queues[0].try_send_super(joined.bytes).unwrap();
+        for answer in 0..5 {
+            assert!(gateway.receives_for(CLIENT6), "{answer} of 5 answers");
+        }
+
+        world::outside_sends_burst_to("[fd00:8::5]:99");
+        for packet in 0..10 {
+            let packet = gateway.receive_for(CLIENT6).unwrap_or_else(|| panic!("{packet} of 10 packets"));
+            assert_eq!(packet[48..], [7; 100], "a hundred bytes behind the headers");
+            assert_eq!(payload(&packet).len(), 100);
+        }
+        assert_eq!(gateway.left_of_read(), 0);
+        world::outside_sends_burst_to("[fd00:8::5]:99");
+        assert!(gateway.receives_for(CLIENT6));
+        assert_eq!(gateway.left_of_read(), 9, "all ten in one read");
     });
 }
 

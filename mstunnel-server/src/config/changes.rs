@@ -24,6 +24,7 @@ impl Settings {
             ("auth.certificate.ca", self.tls.client_ca != new.tls.client_ca),
             ("egress.mode", self.egress.mode != new.egress.mode),
             ("egress.interface", self.egress.interface != new.egress.interface),
+            ("egress.offload", self.egress.offload != new.egress.offload),
             ("egress.allow", self.egress.allow != new.egress.allow),
             ("egress.publish", self.egress.publish != new.egress.publish),
             ("state", self.state != new.state),

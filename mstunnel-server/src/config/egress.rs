@@ -35,6 +35,8 @@ pub struct EgressSettings {
     pub mode: EgressMode,
     /// The name of the TUN device.
     pub interface: String,
+    /// Whether the TUN device may give and take super-packets, if the kernel can.
+    pub offload: bool,
     /// Special destinations that are open all the same.
     pub allow: Vec<Allowed>,
     /// Services of the host side with an address inside the tunnel.
@@ -46,11 +48,14 @@ impl Default for EgressSettings {
         Self {
             mode: EgressMode::Kernel,
             interface: "mst0".to_owned(),
+            offload: true,
             allow: Vec::new(),
             publish: Vec::new(),
         }
     }
 }
+
+const SWITCH: [(&str, bool); 2] = [("on", true), ("off", false)];
 
 /// The kernel's limit, `IFNAMSIZ` without the final NUL.
 const MAX_INTERFACE_LEN: usize = 15;
@@ -72,6 +77,9 @@ pub(super) fn read(section: Option<Section<'_>>, pools: &[Prefix], report: &mut 
     if let Some(item) = section.take("interface") {
         let want = "the name of a network interface: 1 to 15 letters, digits, '-', '_' or '.'";
         settings.interface = item.read(interface, want, report).unwrap_or(settings.interface);
+    }
+    if let Some(item) = section.take("offload") {
+        settings.offload = item.choice(&SWITCH, report).unwrap_or(settings.offload);
     }
     if let Some(list) = section.take("allow") {
         for item in list.items(1..=MAX_ALLOWED, "a list of prefixes", report) {

@@ -131,7 +131,7 @@ fn the_shortest_configuration_takes_defaults() {
     let settings = host.settings();
     assert_eq!(settings.listen.len(), 2);
     assert_eq!(settings.state.store, StateStore::Memory);
-    assert_eq!(settings.egress.interface, "mst0");
+    assert_eq!((settings.egress.interface.as_str(), settings.egress.offload), ("mst0", true));
     assert_eq!(settings.admin.socket, PathBuf::from("/run/mstunnel/control.sock"));
     assert_eq!(settings.tls.minimum, mstunnel_proto::config::TlsVersion::Tls12);
     assert!(settings.site.is_none() && settings.policy.is_none());
@@ -297,6 +297,11 @@ fn every_refusal_in_gateway_toml_names_file_line_value_and_want() {
             "[egress]\n",
             "[egress]\ninterface = \"sixteen-letters-\"\n",
             "gateway.toml:16: egress.interface: \"sixteen-letters-\"; want",
+        ),
+        (
+            "[egress]\n",
+            "[egress]\noffload = \"of\"\n",
+            "gateway.toml:16: egress.offload: \"of\"; want one of on, off (did you mean",
         ),
         ("[egress]\n", "[egress]\ninterface = \"lo\"\n", "gateway.toml:16: egress.interface: \"lo\"; want"),
         (
@@ -566,7 +571,11 @@ fn a_reload_knows_what_waits_for_a_restart() {
     host.change("configuration.json", "\"id\"", "\"ipv6Network\": \"fd00::/64\", \"id\"");
     host.change("gateway.toml", "\"0.0.0.0\", ", "");
     host.change("gateway.toml", "minimum_version = \"1.2\"", "minimum_version = \"1.3\"");
-    host.change("gateway.toml", "mode = \"kernel\"", "mode = \"routed\"\ninterface = \"vpn0\"");
+    host.change(
+        "gateway.toml",
+        "mode = \"kernel\"",
+        "mode = \"routed\"\ninterface = \"vpn0\"\noffload = \"off\"",
+    );
     host.change("gateway.toml", "store = \"file\"", "store = \"memory\"");
     host.change("gateway.toml", "control.sock", "other.sock");
     host.change("gateway.toml", "level = \"debug\"", "format = \"json\"");
@@ -578,6 +587,7 @@ fn a_reload_knows_what_waits_for_a_restart() {
         "tls.minimum_version",
         "egress.mode",
         "egress.interface",
+        "egress.offload",
         "state",
         "admin.socket",
         "log.format",

@@ -13,7 +13,8 @@ pub(crate) mod userspace;
 mod worker;
 
 pub use self::kernel::{
-    AsyncTunQueue, EgressConfig, EgressError, Fault, KernelEgress, TunQueue, device_is_gone,
+    AsyncTunQueue, EgressConfig, EgressError, Fault, KernelEgress, Offloads, READ_LEN, TunQueue,
+    device_is_gone,
 };
 pub use self::listed::{Allowed, NotAllowed, Published};
 pub(crate) use self::worker::{Egress, OpenEgress, Part};

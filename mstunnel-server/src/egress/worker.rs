@@ -7,9 +7,10 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use mstunnel_proto::drop::DropReason;
-use mstunnel_proto::session::SessionId;
+use mstunnel_proto::packet::offload::Segments;
+use mstunnel_proto::session::{Leases, SessionId};
 
-use super::kernel::{AsyncTunQueue, EgressError, KernelEgress, TunQueue};
+use super::kernel::{EgressError, KernelEgress, TunQueue, Uplink};
 use super::userspace::{Attached, Plan, ToClient, Userspace};
 
 /// The egress of a server, from its start to its end.
@@ -62,7 +63,7 @@ impl Part {
     /// What the system refuses.
     pub(crate) fn into_egress(self) -> io::Result<Egress> {
         Ok(match self {
-            Self::Kernel(queue) => Egress::Kernel(queue.into_async()?),
+            Self::Kernel(queue) => Egress::Kernel(Uplink::new(queue.into_async()?)),
             Self::Userspace(plan) => Egress::Userspace(Rc::new(Userspace::new(plan)?)),
         })
     }
@@ -70,27 +71,42 @@ impl Part {
 
 /// The egress of one worker.
 pub(crate) enum Egress {
-    Kernel(AsyncTunQueue),
+    Kernel(Uplink),
     Userspace(Rc<Userspace>),
 }
 
 impl Egress {
-    /// Sends a packet of a client towards the network.
+    /// Sends a packet of a client towards the network; it may wait for others of its flow until [`Egress::flush`].
     ///
     /// # Errors
     /// Why it was dropped.
     pub(crate) fn send(&self, packet: &[u8], now: Instant) -> Result<(), DropReason> {
         match self {
-            Self::Kernel(queue) => queue.try_send(packet).map(drop).map_err(|_| DropReason::EgressRefused),
+            Self::Kernel(uplink) => uplink.send(packet),
             Self::Userspace(userspace) => userspace.send(packet, now),
+        }
+    }
+
+    /// Ends a burst of packets of clients; each of their tunnels then asks [`Egress::take_refused`].
+    pub(crate) fn flush(&self) {
+        match self {
+            Self::Kernel(uplink) => uplink.flush(),
+            Self::Userspace(_) => {}
+        }
+    }
+
+    /// How many packets of the session with these addresses were dropped after they had been taken.
+    pub(crate) fn take_refused(&self, leases: &Leases) -> u64 {
+        match self {
+            Self::Kernel(uplink) => uplink.take_refused(|source| leases.holds(source)),
+            Self::Userspace(_) => 0,
         }
     }
 
     /// Sends an ICMP error of the server's own towards the network.
     pub(crate) fn answer(&self, packet: &[u8]) {
         match self {
-            // A TUN that takes no packet loses an ICMP error; the sender will ask again.
-            Self::Kernel(queue) => drop(queue.try_send(packet)),
+            Self::Kernel(uplink) => uplink.answer(packet),
             // Only our own flows send to clients, and they know the MTU.
             Self::Userspace(_) => {}
         }
@@ -102,19 +118,19 @@ impl Egress {
     /// When the runtime ends.
     pub(crate) async fn readable(&self) -> io::Result<()> {
         match self {
-            Self::Kernel(queue) => queue.readable().await,
+            Self::Kernel(uplink) => uplink.readable().await,
             // Its flows bring their packets themselves.
             Self::Userspace(_) => std::future::pending().await,
         }
     }
 
-    /// Takes one packet from the network.
+    /// Takes packets from the network: those of one read.
     ///
     /// # Errors
     /// [`io::ErrorKind::WouldBlock`] when there is none; others are fatal.
-    pub(crate) fn try_recv(&self, packet: &mut [u8]) -> io::Result<usize> {
+    pub(crate) fn try_recv<'b>(&self, buffer: &'b mut [u8]) -> io::Result<Segments<'b>> {
         match self {
-            Self::Kernel(queue) => queue.try_recv(packet),
+            Self::Kernel(uplink) => uplink.try_recv(buffer),
             Self::Userspace(_) => Err(io::ErrorKind::WouldBlock.into()),
         }
     }

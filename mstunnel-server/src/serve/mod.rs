@@ -323,6 +323,7 @@ fn open_egress(
     let addresses = own_addresses.iter().copied().zip(prefixes).collect();
     let mut config = EgressConfig::new(settings.egress.interface.clone(), effective.device_mtu, addresses);
     config.queues = workers;
+    config.offload = settings.egress.offload;
     config.listen_ports = vec![configuration.listen_port];
     config.masquerade = match settings.egress.mode {
         EgressMode::Kernel => true,

@@ -2,6 +2,8 @@
 //!
 //! The kernel steers the answers of a flow to the queue its packets were written to, so that most
 //! packets find their tunnel on this worker. The others go to their worker through its mailbox.
+//!
+//! What the kernel hands over at once (a super-packet) is split here; from then on every packet is looked at by itself.
 
 use std::io;
 use std::rc::Rc;
@@ -14,8 +16,9 @@ use mstunnel_proto::packet::Packet;
 use super::WorkerContext;
 use super::mailbox::Letter;
 use super::touched::Touched;
+use crate::egress::READ_LEN;
 
-/// Packets read in one turn before other tasks of the worker get theirs.
+/// Packets taken in one turn before other tasks of the worker get theirs; the last super-packet may bring more.
 const PACKETS_PER_TURN: usize = 128;
 
 /// The task that reads the TUN queue and the mailbox.
@@ -28,13 +31,14 @@ impl Inbound {
     pub(crate) async fn run(self) -> io::Result<()> {
         let context = &self.context;
         let mut packet = context.bench.buffers.take();
+        let mut read = vec![0; READ_LEN].into_boxed_slice();
         let mut touched = Touched::with_capacity(PACKETS_PER_TURN);
         let mailbox = &context.shared.mailboxes[context.index];
         loop {
             tokio::select! {
                 readable = context.bench.egress.readable() => {
                     readable?;
-                    self.read_queue(&mut packet, &mut touched)?;
+                    self.read_queue(&mut read, &mut packet, &mut touched)?;
                 }
                 () = mailbox.filled() => self.read_mailbox(&mut touched),
             }
@@ -43,16 +47,26 @@ impl Inbound {
         }
     }
 
-    fn read_queue(&self, packet: &mut PacketBuf, touched: &mut Touched) -> io::Result<()> {
+    fn read_queue(&self, read: &mut [u8], packet: &mut PacketBuf, touched: &mut Touched) -> io::Result<()> {
         let now = Instant::now();
-        for _ in 0..PACKETS_PER_TURN {
-            match self.context.bench.egress.try_recv(packet.room()) {
-                Ok(len) => packet.set_len(len),
+        let mut taken = 0;
+        while taken < PACKETS_PER_TURN {
+            let mut segments = match self.context.bench.egress.try_recv(read) {
+                Ok(segments) => segments,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => return Err(error),
+            };
+            while let Some(next) = segments.next_into(packet.room()) {
+                taken += 1;
+                match next {
+                    Ok(len) => {
+                        packet.set_len(len);
+                        self.deliver(packet, touched, Reach::AnyWorker, now);
+                    }
+                    Err(reason) => self.context.shared.strays.count(reason),
+                }
             }
-            self.deliver(packet, touched, Reach::AnyWorker, now);
         }
         Ok(())
     }

@@ -23,8 +23,9 @@ impl Touched {
         }
     }
 
-    /// Sends what they have sealed.
+    /// Sends what they have sealed, and on to the network what they have opened.
     pub(crate) fn flush(&mut self, bench: &Bench, now: Instant) {
+        bench.egress.flush();
         for tunnel in self.0.drain(..) {
             tunnel.borrow_mut().flush(bench, now);
         }

@@ -235,8 +235,15 @@ impl Tunnel {
         }
     }
 
+    /// Counts the packets that the egress had taken and then could not pass on.
+    fn count_refused(&mut self, bench: &Bench) {
+        let refused = bench.egress.take_refused(self.session.leases());
+        self.session.counters_mut().drops.add(DropReason::EgressRefused, refused);
+    }
+
     /// Sends what is sealed and, while the socket takes it, what waits; for whoever has sent or received.
     pub(crate) fn flush(&mut self, bench: &Bench, now: Instant) {
+        self.count_refused(bench);
         self.flush_channels(bench, now);
         let is_earlier = match (self.deadline(), self.armed) {
             (Some(wanted), Some(armed)) => wanted < armed,
@@ -366,6 +373,8 @@ impl Tunnel {
         }
         if self.session.state() == SessionState::Open {
             self.poll_frames(cx, bench, now);
+            bench.egress.flush();
+            self.count_refused(bench);
         }
         self.transmit_control(bench);
         if self.failed {

@@ -1,11 +1,16 @@
 //! Two namespaces, what runs in them, and a gateway that plays the clients.
 
+use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use mstunnel_server::egress::{AsyncTunQueue, EgressConfig, KernelEgress};
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::UdpGsoSegment;
+
+use mstunnel_server::egress::{AsyncTunQueue, EgressConfig, KernelEgress, READ_LEN};
 
 use super::packets::{destination, payload};
 
@@ -20,6 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 const ROLE: &str = "MSTUNNEL_ROLE";
 const OUTSIDE: &str = "MSTUNNEL_OUTSIDE";
+const TARGET: &str = "MSTUNNEL_TARGET";
 
 /// The configuration of most tests.
 pub(crate) fn config() -> EgressConfig {
@@ -130,6 +136,7 @@ pub(crate) fn play_role() {
             announce();
             std::thread::park();
         }
+        Ok("burst") => burst(&std::env::var(TARGET).unwrap()),
         Ok("incapable") => {
             let error = KernelEgress::open(config()).unwrap_err();
             std::io::stdout().write_all(format!("{error}\n").as_bytes()).expect("stdout is open");
@@ -147,6 +154,13 @@ fn echo() {
         let seen = SocketAddr::new(from.ip().to_canonical(), from.port());
         let _ = socket.send_to(seen.to_string().as_bytes(), from);
     }
+}
+
+/// Sends ten datagrams of a hundred bytes in one system call.
+fn burst(target: &str) {
+    let socket = UdpSocket::bind("[::]:0").unwrap();
+    setsockopt(&socket, UdpGsoSegment, &100).unwrap();
+    socket.send_to(&[7; 1000], target).unwrap();
 }
 
 fn announce() {
@@ -204,6 +218,13 @@ pub(crate) fn outside_sends_to(target: &str) {
     assert!(status.success());
 }
 
+/// Sends a burst from the outside namespace.
+pub(crate) fn outside_sends_burst_to(target: &str) {
+    let outside = std::env::var(OUTSIDE).unwrap();
+    let status = itself(&outside, "burst", &["role", "--exact"]).env(TARGET, target).status().unwrap();
+    assert!(status.success());
+}
+
 pub(crate) fn output(line: &str) -> String {
     let words: Vec<&str> = line.split(' ').collect();
     let output = Command::new(words[0]).args(&words[1..]).output().unwrap();
@@ -231,6 +252,8 @@ pub(crate) struct Gateway {
     runtime: tokio::runtime::Runtime,
     pub(crate) queues: Vec<AsyncTunQueue>,
     pub(crate) egress: KernelEgress,
+    /// Packets of a super-packet that were not asked for yet.
+    rest: RefCell<VecDeque<Vec<u8>>>,
 }
 
 impl Gateway {
@@ -241,7 +264,7 @@ impl Gateway {
         let queues = egress.take_queues();
         let queues =
             runtime.block_on(async { queues.into_iter().map(|queue| queue.into_async().unwrap()).collect() });
-        Self { runtime, queues, egress }
+        Self { runtime, queues, egress, rest: RefCell::default() }
     }
 
     /// Puts a packet into the interface, as if its session had sent it.
@@ -305,7 +328,7 @@ impl Gateway {
             let failing = async {
                 loop {
                     self.queues[0].readable().await.unwrap();
-                    match self.queues[0].try_recv(&mut [0; 2048]) {
+                    match self.queues[0].try_recv(&mut [0; READ_LEN]) {
                         Ok(_) => {}
                         Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
                         Err(error) => return error,
@@ -317,21 +340,40 @@ impl Gateway {
     }
 
     async fn receive(&self) -> Vec<u8> {
-        let mut packet = vec![0; 2048];
         loop {
-            for queue in &self.queues {
-                match queue.try_recv(&mut packet) {
-                    Ok(length) => {
-                        packet.truncate(length);
-                        return packet;
-                    }
-                    Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock, "{error}"),
-                }
+            if let Some(packet) = self.rest.borrow_mut().pop_front() {
+                return packet;
+            }
+            if self.read_queues() > 0 {
+                continue;
             }
             let waiting = self.queues.iter().map(|queue| Box::pin(queue.readable()));
             let (ready, _, _) = futures_util::future::select_all(waiting).await;
             ready.unwrap();
         }
+    }
+
+    /// How many packets came with the one received last, in the same read.
+    pub(crate) fn left_of_read(&self) -> usize {
+        self.rest.borrow().len()
+    }
+
+    /// Reads each queue once; returns how many reads brought something.
+    fn read_queues(&self) -> usize {
+        let (mut read, mut packet) = (vec![0; READ_LEN], vec![0; 2048]);
+        let mut count = 0;
+        for queue in &self.queues {
+            match queue.try_recv(&mut read) {
+                Ok(mut segments) => {
+                    while let Some(next) = segments.next_into(&mut packet) {
+                        self.rest.borrow_mut().push_back(packet[..next.unwrap()].to_vec());
+                    }
+                    count += 1;
+                }
+                Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock, "{error}"),
+            }
+        }
+        count
     }
 }
 

@@ -32,13 +32,15 @@ mod forwarding;
 mod masquerade;
 mod nft;
 mod ports;
+mod uplink;
 
 use std::net::IpAddr;
 
 use mstunnel_proto::prefix::Prefix;
 
-pub use self::device::{AsyncTunQueue, TunQueue, device_is_gone};
+pub use self::device::{AsyncTunQueue, Offloads, READ_LEN, TunQueue, device_is_gone};
 pub use self::error::{EgressError, Fault};
+pub(crate) use self::uplink::Uplink;
 
 /// The most queues of one interface; the kernel's limit (`MAX_TAP_QUEUES`).
 pub const MAX_QUEUES: usize = 256;
@@ -54,6 +56,8 @@ pub struct EgressConfig {
     pub addresses: Vec<(IpAddr, Prefix)>,
     /// How many queues, one a worker.
     pub queues: usize,
+    /// Whether super-packets may be used, if the kernel has them.
+    pub offload: bool,
     /// `kernel` mode when set: clients appear under the server's outside address. `routed` mode
     /// else: hosts see the clients' own addresses and need a route to the pool.
     pub masquerade: bool,
@@ -72,6 +76,7 @@ impl EgressConfig {
             mtu,
             addresses,
             queues: 1,
+            offload: true,
             masquerade: true,
             permitted: Vec::new(),
             listen_ports: Vec::new(),
@@ -142,11 +147,12 @@ impl KernelEgress {
     pub fn open(config: EgressConfig) -> Result<Self, EgressError> {
         config.validate()?;
         addresses::remove_stale(&config.interface)?;
-        let queues = device::open_queues(&config)?;
+        let (queues, without_offloads) = device::open_queues(&config)?;
         let index = addresses::index_of(&config.interface)?;
         // From here on the value's Drop undoes what was done.
         let mut egress = Self { config, index, queues, warnings: Vec::new(), fenced: true, open: true };
         let mut warnings = egress.fence()?;
+        warnings.extend(without_offloads);
         warnings.extend(forwarding::enable(&egress.config)?);
         addresses::configure(&egress.config, egress.index)?;
         egress.warnings = warnings;
