@@ -35,25 +35,27 @@ impl Inbound {
         let mut touched = Touched::with_capacity(PACKETS_PER_TURN);
         let mailbox = &context.shared.mailboxes[context.index];
         loop {
-            tokio::select! {
+            let left = tokio::select! {
                 readable = context.bench.egress.readable() => {
                     readable?;
-                    self.read_queue(&mut read, &mut packet, &mut touched)?;
+                    self.read_queue(&mut read, &mut packet, &mut touched)?
                 }
                 () = mailbox.filled() => self.read_mailbox(&mut touched),
-            }
+            };
             touched.flush(&context.bench, Instant::now());
-            tokio::task::yield_now().await;
+            if left == Left::Something {
+                tokio::task::yield_now().await;
+            }
         }
     }
 
-    fn read_queue(&self, read: &mut [u8], packet: &mut PacketBuf, touched: &mut Touched) -> io::Result<()> {
+    fn read_queue(&self, read: &mut [u8], packet: &mut PacketBuf, touched: &mut Touched) -> io::Result<Left> {
         let now = Instant::now();
         let mut taken = 0;
         while taken < PACKETS_PER_TURN {
             let mut segments = match self.context.bench.egress.try_recv(read) {
                 Ok(segments) => segments,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Left::Nothing),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => return Err(error),
             };
@@ -68,16 +70,16 @@ impl Inbound {
                 }
             }
         }
-        Ok(())
+        Ok(Left::Something)
     }
 
-    fn read_mailbox(&self, touched: &mut Touched) {
+    fn read_mailbox(&self, touched: &mut Touched) -> Left {
         let now = Instant::now();
         let (mailbox, buffers) =
             (&self.context.shared.mailboxes[self.context.index], &self.context.bench.buffers);
         for _ in 0..PACKETS_PER_TURN {
             let Some(letter) = mailbox.take() else {
-                return;
+                return Left::Nothing;
             };
             match letter {
                 Letter::Packet(mut packet) => {
@@ -95,6 +97,7 @@ impl Inbound {
             }
         }
         mailbox.remind();
+        Left::Something
     }
 
     fn deliver(&self, packet: &mut PacketBuf, touched: &mut Touched, reach: Reach, now: Instant) {
@@ -123,6 +126,13 @@ impl Inbound {
             bench.buffers.give(refused.into_buffer());
         }
     }
+}
+
+/// Whether a turn ended before everything was taken.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Left {
+    Nothing,
+    Something,
 }
 
 #[derive(Clone, Copy)]

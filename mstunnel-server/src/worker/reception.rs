@@ -11,7 +11,7 @@ use mstunnel_proto::drop::DropReason;
 use mstunnel_proto::dtls::{ClientHello, Greeting, Path, RecordHeader, is_client_hello};
 
 use super::WorkerContext;
-use super::datagrams::{Clarity, Holder, Origin};
+use super::datagrams::{Burst, Clarity, Holder, Origin};
 use super::mailbox::{DatagramKind, Letter};
 use super::shared::canonical;
 use super::touched::Touched;
@@ -34,14 +34,17 @@ pub(crate) async fn receive_all(socket: u16, context: Rc<WorkerContext>) {
             received = reception.receive() => received,
             () = context.shared.reached(ServerState::Stopping) => return,
         };
-        if let Err(error) = received {
-            if let Some(missed) = complaint.permit() {
-                tracing::warn!(%error, missed, "cannot read datagrams; clients go on over TLS");
+        match received {
+            Ok(Burst::All) => {}
+            // Others of this worker have their turn between two bursts (R57).
+            Ok(Burst::Full) => tokio::task::yield_now().await,
+            Err(error) => {
+                if let Some(missed) = complaint.permit() {
+                    tracing::warn!(%error, missed, "cannot read datagrams; clients go on over TLS");
+                }
+                tokio::time::sleep(PAUSE).await;
             }
-            tokio::time::sleep(PAUSE).await;
         }
-        // Others of this worker have their turn between two bursts (R57).
-        tokio::task::yield_now().await;
     }
 }
 
@@ -53,8 +56,8 @@ struct Reception {
 
 impl Reception {
     /// Takes in one burst.
-    async fn receive(&mut self) -> io::Result<()> {
-        std::future::poll_fn(|cx| {
+    async fn receive(&mut self) -> io::Result<Burst> {
+        let burst = std::future::poll_fn(|cx| {
             let context = Rc::clone(&self.context);
             let now = Instant::now();
             let mut intake = context.bench.intake.borrow_mut();
@@ -63,7 +66,7 @@ impl Reception {
         })
         .await?;
         self.touched.flush(&self.context.bench, Instant::now());
-        Ok(())
+        Ok(burst)
     }
 
     fn take(&mut self, origin: Origin, datagram: &mut [u8], now: Instant) {

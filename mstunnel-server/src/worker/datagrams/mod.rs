@@ -27,4 +27,4 @@ mod socket;
 pub(crate) use directory::{APP_ID_BYTES, Clarity, Directory, Holder};
 pub(crate) use leg::{Change, DatagramLeg, DatagramOffer};
 pub(crate) use outlet::Outlet;
-pub(crate) use socket::{DatagramSocket, Intake, Origin, bind};
+pub(crate) use socket::{Burst, DatagramSocket, Intake, Origin, bind};

@@ -52,6 +52,15 @@ pub(crate) struct Intake {
     metas: Vec<RecvMeta>,
 }
 
+/// How much of what the kernel had one system call has brought.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Burst {
+    /// Everything.
+    All,
+    /// As much as it may bring; there may be more.
+    Full,
+}
+
 /// Where a datagram came from, and to which address of ours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Origin {
@@ -76,13 +85,13 @@ impl DatagramSocket {
         Ok(Self { io: UdpSocket::from_std(socket)?, state })
     }
 
-    /// Hands every datagram of one system call to `each`; returns how many there were.
+    /// Hands every datagram of one system call to `each`.
     pub(crate) fn poll_recv(
         &self,
         cx: &mut Context<'_>,
         intake: &mut Intake,
         mut each: impl FnMut(Origin, &mut [u8]),
-    ) -> Poll<io::Result<usize>> {
+    ) -> Poll<io::Result<Burst>> {
         loop {
             std::task::ready!(self.io.poll_recv_ready(cx))?;
             let mut chunks = intake.bytes.chunks_exact_mut(SLOT);
@@ -97,15 +106,19 @@ impl DatagramSocket {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
                 Err(error) => return Poll::Ready(Err(error)),
             };
-            let mut count = 0;
+            let burst = if received < BATCH_SIZE { Burst::All } else { Burst::Full };
+            if burst == Burst::All {
+                // What arrives from now on is a new event. Saves the call that finds nothing.
+                let drained = || Err::<(), _>(io::ErrorKind::WouldBlock.into());
+                let _: io::Result<()> = self.io.try_io(Interest::READABLE, drained);
+            }
             for (slot, meta) in slots.iter_mut().zip(&intake.metas).take(received) {
                 let origin = Origin { remote: meta.addr, local: meta.dst_ip };
                 for datagram in slot[..meta.len].chunks_mut(meta.stride.max(1)) {
                     each(origin, datagram);
-                    count += 1;
                 }
             }
-            return Poll::Ready(Ok(count));
+            return Poll::Ready(Ok(burst));
         }
     }
 
