@@ -14,6 +14,7 @@ mod inward;
 mod listener;
 mod live;
 mod mailbox;
+mod moderation;
 mod reception;
 mod records;
 mod shared;
@@ -26,7 +27,8 @@ use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::IpAddr;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use mstunnel_proto::buf::{MAX_PACKET, PacketBuf};
 use tokio::task::LocalSet;
@@ -37,6 +39,7 @@ pub(crate) use self::front::FRONT_TIMEOUT;
 use self::handshake::Hellos;
 pub(crate) use self::listener::bind;
 pub(crate) use self::live::Live;
+use self::moderation::Moderation;
 pub(crate) use self::shared::{Parts, Shared};
 use self::table::TunnelTable;
 use self::tunnel::{Bench, READ_BUFFER, WIRE_BUFFER};
@@ -84,7 +87,7 @@ impl Worker {
     /// # Errors
     /// What made the worker useless: the TUN device is gone, or the runtime failed.
     pub(crate) fn run(self) -> io::Result<()> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let runtime = runtime()?;
         let tasks = LocalSet::new();
         let result = tasks.block_on(&runtime, self.serve());
         // Tasks that are left hold sockets; they end with the runtime.
@@ -130,6 +133,28 @@ impl Worker {
             () = drained(&context) => Ok(()),
         }
     }
+}
+
+/// A runtime for the calling thread that rests when it is woken too often.
+fn runtime() -> io::Result<tokio::runtime::Runtime> {
+    // Only ever locked by the thread of the worker.
+    let moderation = Arc::new(Mutex::new(Moderation::default()));
+    let waking = Arc::clone(&moderation);
+    let lock = |moderation: &Mutex<Moderation>, act: &dyn Fn(&mut Moderation)| {
+        act(&mut moderation.lock().unwrap_or_else(PoisonError::into_inner));
+    };
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .on_thread_park(move || {
+            lock(&moderation, &|moderation| {
+                if let Some(rest) = moderation.rest(Instant::now()) {
+                    std::thread::sleep(rest);
+                }
+                moderation.park(Instant::now());
+            });
+        })
+        .on_thread_unpark(move || lock(&waking, &|moderation| moderation.wake(Instant::now())))
+        .build()
 }
 
 /// Waits until the server stops and the last tunnel of this worker has said its goodbye.
