@@ -19,4 +19,4 @@ pub use error::DeviceError;
 pub(crate) use netlink::{Kind, Netlink, RouteEntry, Rule};
 pub use plan::{Plan, PlannedRoute, Way};
 pub(crate) use resolv_conf::{MARKER, resolv_conf};
-pub use tun::{Tun, check_name, create};
+pub use tun::{Offloads, Tun, check_name, create, create_with_offloads};

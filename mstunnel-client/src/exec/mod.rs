@@ -40,7 +40,7 @@ use rustix::io::FdFlags;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, Command};
 
-use crate::device::{DeviceError, Kind, Netlink, Plan, RouteEntry, Tun, Way, resolv_conf};
+use crate::device::{DeviceError, Kind, Netlink, Offloads, Plan, RouteEntry, Tun, Way, resolv_conf};
 use crate::sys;
 use control::{Failure, Said};
 use files::{Laid, nsswitch_conf, rewrite};
@@ -184,7 +184,8 @@ impl Sandbox {
     /// # Panics
     /// When it is asked for twice.
     pub fn take_tun(&mut self) -> io::Result<Tun> {
-        Tun::new(self.tun.take().expect("the device of a sandbox is taken once"))
+        let device = self.tun.take().expect("the device of a sandbox is taken once");
+        Tun::new(device, Offloads::None)
     }
 
     /// Sets the network inside up as `plan` says, or changes it.

@@ -37,7 +37,7 @@ use std::path::{Path, PathBuf};
 
 use socket2::{Domain, Socket, Type};
 
-use crate::device::{self, DeviceError, Kind, Netlink, Plan, RouteEntry, Rule, Tun, Way};
+use crate::device::{self, DeviceError, Kind, Netlink, Offloads, Plan, RouteEntry, Rule, Tun, Way};
 use firewall::Firewall;
 use resolver::Resolver;
 use state::{Lock, State};
@@ -107,7 +107,7 @@ pub struct Host {
     lock: Lock,
     netlink: Netlink,
     index: u32,
-    tun: Option<OwnedFd>,
+    tun: Option<(OwnedFd, Offloads)>,
     applied: Option<Applied>,
     resolver: Option<Resolver>,
 }
@@ -170,7 +170,7 @@ impl Host {
             return Err(HostError::RulesThere);
         }
         Firewall::check()?;
-        let tun = device::create(interface)?;
+        let tun = device::create_with_offloads(interface)?;
         let index = netlink.index_of(interface).await?.ok_or_else(|| {
             DeviceError::kernel(format!("find the interface {interface}"))(io::ErrorKind::NotFound.into())
         })?;
@@ -194,7 +194,8 @@ impl Host {
     /// # Panics
     /// When it is asked for twice.
     pub fn take_tun(&mut self) -> io::Result<Tun> {
-        Tun::new(self.tun.take().expect("the device of a host is taken once"))
+        let (device, offloads) = self.tun.take().expect("the device of a host is taken once");
+        Tun::new(device, offloads)
     }
 
     /// The name of the device.
