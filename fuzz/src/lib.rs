@@ -4,6 +4,7 @@
 //! Each function panics on a broken promise of the core and returns otherwise.
 
 mod dtls;
+mod offload;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use mstunnel_proto::http::{HttpError, Reply, Request, RequestReader, ResponseRea
 use mstunnel_proto::packet::{self, Packet};
 
 pub use dtls::{dtls_handshake, dtls_hello, dtls_record};
+pub use offload::{coalesce, super_packet};
 
 /// A fuzz target: its name, which is also its corpus folder, and what it does.
 pub struct Target {
@@ -38,6 +40,8 @@ pub const TARGETS: &[Target] = &[
     Target { name: "connect_answer", run: connect_answer },
     Target { name: "configuration", run: configuration },
     Target { name: "inner_packet", run: inner_packet },
+    Target { name: "super_packet", run: super_packet },
+    Target { name: "coalesce", run: coalesce },
     Target { name: "socks5", run: socks5 },
     Target { name: "dtls_hello", run: dtls_hello },
     Target { name: "dtls_record", run: dtls_record },
