@@ -12,11 +12,8 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 /// What server and client owe on both channels: the kind of number, and the numbers.
-const REQUIRED: &[(&str, &[RangeInclusive<u32>])] = &[
-    ("statement", &[1..=67, 70..=74]),
-    ("R", &[1..=89]),
-    ("P", &[1..=148]),
-];
+const REQUIRED: &[(&str, &[RangeInclusive<u32>])] =
+    &[("statement", &[1..=67, 70..=74]), ("R", &[1..=89]), ("P", &[1..=148])];
 
 /// The column of the table that says so when there is no test yet.
 const WAITS: &str = "waits for";

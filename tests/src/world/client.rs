@@ -215,7 +215,11 @@ impl Client {
                 deeds.push(Deed::Record { conn, bytes: request.encode("vpn.example") });
                 self.state = State::Connecting { conn, until, exporter, reader: AnswerReader::new() };
             }
-            other => {
+            other @ (State::Off(_)
+            | State::SigningIn { .. }
+            | State::Connecting { .. }
+            | State::Live(_)
+            | State::Waiting { .. }) => {
                 // Nobody waits for it any more.
                 self.state = other;
                 deeds.push(Deed::Hangup { conn });
@@ -427,7 +431,12 @@ impl Client {
                 live.session.handle_stream_closed();
                 self.drain(now, deeds);
             }
-            _ => {}
+            State::Off(_)
+            | State::Dialing { .. }
+            | State::SigningIn { .. }
+            | State::Connecting { .. }
+            | State::Live(_)
+            | State::Waiting { .. } => {}
         }
     }
 
@@ -549,27 +558,24 @@ impl Client {
         conn
     }
 
-    pub(crate) fn leases(&self) -> Option<Leases> {
-        match &self.state {
-            State::Live(live) => {
-                Some(Leases { v4: live.said.v4.map(|v4| v4.address), v6: live.said.v6.map(|v6| v6.address) })
-            }
-            _ => None,
-        }
+    fn live(&self) -> Option<&Live> {
+        if let State::Live(live) = &self.state { Some(live) } else { None }
     }
 
+    pub(crate) fn leases(&self) -> Option<Leases> {
+        self.live().map(|live| Leases {
+            v4: live.said.v4.map(|v4| v4.address),
+            v6: live.said.v6.map(|v6| v6.address),
+        })
+    }
+
+    /// What the server told the client, and the routes that it means.
     pub(crate) fn said(&self) -> Option<(&ConnectParams, &RouteSet)> {
-        match &self.state {
-            State::Live(live) => Some((&live.said, &live.routes)),
-            _ => None,
-        }
+        self.live().map(|live| (&live.said, &live.routes))
     }
 
     pub(crate) fn channel(&self) -> Option<Channel> {
-        match &self.state {
-            State::Live(live) => Some(live.session.channel()),
-            _ => None,
-        }
+        self.live().map(|live| live.session.channel())
     }
 
     pub(crate) fn is_off(&self) -> bool {
@@ -577,10 +583,7 @@ impl Client {
     }
 
     pub(crate) fn ending(&self) -> Option<Ending> {
-        match self.state {
-            State::Off(ending) => ending,
-            _ => None,
-        }
+        if let State::Off(ending) = self.state { ending } else { None }
     }
 
     /// Where it stands, in a word.

@@ -243,7 +243,7 @@ impl World {
                     Credentials::Password { user, password, .. } if **password == *PASSWORD => {
                         Verdict::Accepted { user: user.clone(), groups: Vec::new() }
                     }
-                    _ => Verdict::Rejected,
+                    Credentials::Password { .. } | Credentials::Bearer { .. } => Verdict::Rejected,
                 };
                 self.note(format_args!("server {server} asked about {credentials:?}"));
                 let incarnation = self.sites[server].server.incarnation;

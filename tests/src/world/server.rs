@@ -410,7 +410,7 @@ impl Server {
             idle_timeout: settings.idle_timeout,
             rekey_time: settings.rekey,
             // Half of the sessions renew both channels with a new connection, the others the datagram channel alone.
-            rekey_method: method(if attachment.id.get() % 2 == 0 {
+            rekey_method: method(if attachment.id.get().is_multiple_of(2) {
                 RekeyMethod::NewTunnel
             } else {
                 RekeyMethod::None
