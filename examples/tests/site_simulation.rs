@@ -48,15 +48,14 @@ fn after_the_death_of_a_server_everybody_is_back_with_their_address() {
 /// Covers: statement 45
 #[test]
 fn who_hears_nothing_finds_out_by_dpd_and_who_is_told_does_not_wait() {
-    // Dead after 2 D, then the balancer has long noticed; the way back takes less than a second.
+    // Dead 2 D after the last word, which is at most D old; the way back takes less than a second.
     let silent = report(&["--told", "0", "--dpd", "40"]);
-    let all = seconds(&silent, "recovered_100_percent_seconds");
-    assert!((40.0..81.0).contains(&seconds(&silent, "recovered_50_percent_seconds")), "{silent}");
-    assert!((70.0..81.0).contains(&all), "{silent}");
-    // Until the balancer looks, after 10 s, tries meet the dead server; the fifth try waits up to 12 s.
+    assert!(seconds(&silent, "recovered_50_percent_seconds") > 40.0, "{silent}");
+    assert!(seconds(&silent, "recovered_100_percent_seconds") < 81.0, "{silent}");
+    // Until the balancer looks, after 10 s, tries meet the dead server; a wait begun by then is at most 24 s.
     let told = report(&["--told", "100", "--dpd", "40"]);
     assert!(seconds(&told, "recovered_50_percent_seconds") > 10.0, "{told}");
-    assert!(seconds(&told, "recovered_100_percent_seconds") < 23.0, "{told}");
+    assert!(seconds(&told, "recovered_100_percent_seconds") < 35.0, "{told}");
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! One server of the site: its registry, the sessions it took over, its live connections and its queue.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -79,7 +80,8 @@ pub(crate) struct Server {
     adopted: BTreeMap<u16, Registry>,
     bans: BanTable,
     config: Arc<SessionConfig>,
-    links: Vec<Option<Link>>,
+    /// Boxed: the table grows by doubling, and half of it may be empty.
+    links: Vec<Option<Box<Link>>>,
     vacant: Vec<u32>,
     wake: Option<Instant>,
     /// Connections that wait; the first is being served.
@@ -157,7 +159,8 @@ impl Server {
         let Attachment { id, generation, leases, ends_at, replaced, .. } = attachment;
         let params = SessionParams { id, leases, mtu: MTU, ends_at };
         let session = Session::new(self.config.clone(), params, now);
-        self.links[slot as usize] = Some(Link { session, client, attempt, block, generation, wake: None });
+        self.links[slot as usize] =
+            Some(Box::new(Link { session, client, attempt, block, generation, wake: None }));
         if let Some(old) = replaced {
             self.close(old.holder, CloseReason::TakenOver, now);
         }
@@ -193,8 +196,8 @@ impl Server {
         let address = stored.leases.v4?;
         let block = site.block_of(address);
         let registry = match self.adopted.entry(block) {
-            std::collections::btree_map::Entry::Occupied(entry) => entry.into_mut(),
-            std::collections::btree_map::Entry::Vacant(entry) => entry.insert(site.registry(block).ok()?),
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(entry) => entry.insert(site.registry(block).ok()?),
         };
         let id = registry.restore(stored.admit, stored.leases, stored.ends_at, until, now).ok()?;
         if registry.record(id)?.leases() != stored.leases {
@@ -215,7 +218,7 @@ impl Server {
 
     /// The slot, if it is this connection of the client.
     fn link_of(&mut self, slot: u32, (client, attempt): (u32, u16)) -> Option<&mut Link> {
-        let link = self.links.get_mut(slot as usize)?.as_mut()?;
+        let link = self.links.get_mut(slot as usize)?.as_deref_mut()?;
         (link.client == client && link.attempt == attempt).then_some(link)
     }
 

@@ -1,5 +1,6 @@
 //! What each event does: attempts, frames and timers.
 
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -17,15 +18,15 @@ use crate::simulation::Simulation;
 const RETYPE: Duration = Duration::from_secs(5);
 
 impl Simulation {
-    /// Acts on an event of the network.
+    /// Acts on an event.
     pub(crate) fn step(&mut self, event: Event) -> Result<()> {
         match event {
             Event::Try { client } => self.try_to_connect(client),
             Event::Arrive { client, attempt, cookie } => self.arrive(Request { client, attempt, cookie }),
             Event::Serve { server } => self.serve(server)?,
             Event::Answer { client, attempt, answer } => self.answer(client, attempt, answer)?,
-            Event::ToServer { client, attempt, frame } => self.to_server(client, attempt, frame)?,
-            Event::ToClient { client, attempt, frame } => self.to_client(client, attempt, frame)?,
+            Event::ToServer { client, attempt, frame } => self.take_to_server(client, attempt, frame)?,
+            Event::ToClient { client, attempt, frame } => self.take_to_client(client, attempt, frame)?,
             Event::ClosedByClient { client, attempt } => {
                 let wire = self.wires[client as usize];
                 if let Some(server) = &mut self.servers[usize::from(wire.server)] {
@@ -60,7 +61,11 @@ impl Simulation {
                     self.wake_server(server);
                 }
             }
-            Event::Join | Event::Roam { .. } | Event::Death | Event::Rota | Event::Sample => {}
+            Event::Join => self.join(),
+            Event::Roam { client, closes } => self.roam(client, closes),
+            Event::Death => self.kill()?,
+            Event::Rota => self.site.check_health(),
+            Event::Sample => {}
         }
         Ok(())
     }
@@ -217,7 +222,7 @@ impl Simulation {
         }
     }
 
-    fn connected(&mut self, client: u32, address: std::net::Ipv4Addr) -> Result<()> {
+    fn connected(&mut self, client: u32, address: Ipv4Addr) -> Result<()> {
         let machine = &mut self.clients[client as usize];
         let before = machine.address;
         let is_victim = std::mem::take(&mut machine.is_victim);
@@ -273,7 +278,7 @@ impl Simulation {
         self.agenda.note(self.now + ROAM_TIME, Event::Try { client });
     }
 
-    fn to_server(&mut self, client: u32, attempt: u16, frame: Letter) -> Result<()> {
+    fn take_to_server(&mut self, client: u32, attempt: u16, frame: Letter) -> Result<()> {
         let mut room = Letters::room();
         let bytes = self.letters.open(frame, &mut room);
         let wire = self.wires[client as usize];
@@ -288,7 +293,7 @@ impl Simulation {
         Ok(())
     }
 
-    fn to_client(&mut self, client: u32, attempt: u16, frame: Letter) -> Result<()> {
+    fn take_to_client(&mut self, client: u32, attempt: u16, frame: Letter) -> Result<()> {
         let mut room = Letters::room();
         let bytes = self.letters.open(frame, &mut room);
         let machine = &mut self.clients[client as usize];
