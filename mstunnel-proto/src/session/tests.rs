@@ -547,6 +547,18 @@ mod registry {
         assert!(registry.is_empty());
     }
 
+    /// Covers: R10: a takeover at the last moment, before the old connection has noticed that its time is over.
+    #[test]
+    fn a_session_whose_time_is_over_cannot_be_taken_over() {
+        let start = origin();
+        let mut registry = registry_with(RegistryConfig { session_timeout: Some(secs(60)), ..limits() });
+        registry.admit(admit("alice", COOKIE), start).unwrap();
+        registry.attach(connect(COOKIE), start).unwrap();
+        assert!(registry.knows(&COOKIE, start + secs(59)));
+        let late = registry.attach(connect(COOKIE), start + secs(60));
+        assert_eq!(late, Err(AttachRefused::UnknownCookie));
+    }
+
     /// Covers: R59
     #[test]
     fn a_valid_password_cannot_fill_the_table_with_unused_cookies() {
