@@ -12,11 +12,16 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use rustls::ServerConnection;
+use socket2::SockRef;
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::TcpStream;
 
 /// The longest plaintext of a record, RFC 8446 section 5.1.
 pub(crate) const LONGEST_RECORD: usize = 16_384;
+
+/// Sealed bytes that the kernel takes beyond those that are on their way: enough to keep the path busy between two turns
+/// of the worker. What waits here can neither be dropped nor overtaken, and its delay is every packet's.
+const MAX_UNSENT: u32 = 64 * 1024;
 
 /// Whether the socket took everything.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +43,8 @@ impl Records {
     pub(crate) fn new(tcp: TcpStream, mut tls: ServerConnection) -> Self {
         // With a limit, a write could be cut and a frame split over two records.
         tls.set_buffer_limit(None);
+        // Where it is refused, the kernel's own limits hold.
+        let _ = SockRef::from(&tcp).set_tcp_notsent_lowat(MAX_UNSENT);
         Self { tls, tcp }
     }
 
