@@ -15,11 +15,7 @@ const HERE: Path = path(5_000);
 const ELSEWHERE: Path = path(6_000);
 
 const fn path(port: u16) -> Path {
-    Path {
-        remote: SocketAddr::new(IpAddr::V4(Ipv4Addr::new(198, 51, 100, 7)), port),
-        local: None,
-        socket: 0,
-    }
+    Path { remote: SocketAddr::new(IpAddr::V4(Ipv4Addr::new(198, 51, 100, 7)), port), local: None, socket: 0 }
 }
 
 /// A server of one session, its client, and what they say to each other.
@@ -101,7 +97,10 @@ impl Pair {
         assert!(matches!(opened, Opened::Application([0, b'u', b'p'])), "the server is deaf: {opened:?}");
         let len = self.server.seal_into(b"\x00down", &mut record).expect("the server is open");
         let opened = self.client.handle_record(&mut record[..len], self.now);
-        assert!(matches!(opened, Opened::Application([0, b'd', b'o', b'w', b'n'])), "the client is deaf: {opened:?}");
+        assert!(
+            matches!(opened, Opened::Application([0, b'd', b'o', b'w', b'n'])),
+            "the client is deaf: {opened:?}"
+        );
     }
 }
 
@@ -171,8 +170,7 @@ pub fn dtls_handshake(data: &[u8]) {
         pair.client.handle_timeout(pair.now);
     }
     assert!(pair.server.poll_timeout().is_none() && pair.client.poll_timeout().is_none());
-    pair.client =
-        ClientChannel::start(keying(), &APP_ID, &[Suite::PskAes128Gcm], [7; 32], pair.now);
+    pair.client = ClientChannel::start(keying(), &APP_ID, &[Suite::PskAes128Gcm], [7; 32], pair.now);
     while pair.step() {}
     pair.assert_alive();
 }
