@@ -5,22 +5,30 @@
 
 mod dtls;
 mod offload;
+mod packets;
+mod server;
+mod session;
+mod world;
 
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mstunnel_client::proxy::socks;
+use mstunnel_client::resolve::fuzz_answer;
 use mstunnel_proto::auth::signin::{SignIn, SignInConfig, Step};
-use mstunnel_proto::auth::{Answer, ConnectionId, LoginConfig, LoginDesk, Verdict};
+use mstunnel_proto::auth::{Answer, AuthMethod, ConnectionId, GroupChoice, LoginConfig, LoginDesk, Verdict};
 use mstunnel_proto::config::{Configuration, Site};
 use mstunnel_proto::connect::{AnswerReader, ConnectParams, ConnectRequest};
 use mstunnel_proto::frame::{Frames, MAX_FRAME, Remainder};
 use mstunnel_proto::http::{HttpError, Reply, Request, RequestReader, ResponseReader};
-use mstunnel_proto::packet::{self, Packet};
 
 pub use dtls::{dtls_handshake, dtls_hello, dtls_record};
 pub use offload::{coalesce, super_packet};
+pub use packets::inner_packet;
+pub use server::{control_line, gateway_file, password_file, token};
+pub use session::session_frames;
+pub use world::world_history;
 
 /// A fuzz target: its name, which is also its corpus folder, and what it does.
 pub struct Target {
@@ -46,6 +54,13 @@ pub const TARGETS: &[Target] = &[
     Target { name: "dtls_hello", run: dtls_hello },
     Target { name: "dtls_record", run: dtls_record },
     Target { name: "dtls_handshake", run: dtls_handshake },
+    Target { name: "session_frames", run: session_frames },
+    Target { name: "dns_answer", run: dns_answer },
+    Target { name: "token", run: token },
+    Target { name: "gateway_file", run: gateway_file },
+    Target { name: "password_file", run: password_file },
+    Target { name: "control_line", run: control_line },
+    Target { name: "world_history", run: world_history },
 ];
 
 /// Bytes of the pieces in which a stream comes, beside all at once: whatever they are, what is read is the same.
@@ -182,18 +197,30 @@ pub fn login_xml(data: &[u8]) {
     }
 }
 
-/// A whole login: requests one after the other, every question answered no.
+/// A whole login: requests one after the other, every question answered no; where passwords are offered, and where
+/// everything is.
 pub fn login_desk(data: &[u8]) {
-    let mut desk = LoginDesk::new(Arc::new(LoginConfig::default()));
-    let mut now = Instant::now();
-    for request in requests(data) {
-        now += Duration::from_secs(1);
-        let mut answer = desk.handle_request(ConnectionId(1), SOURCE, &request, [7; 32], now);
-        while let Answer::Verify { question, .. } = answer {
-            answer = desk.handle_verdict(question, Verdict::Rejected, now);
+    let everything = LoginConfig {
+        methods: vec![AuthMethod::Bearer, AuthMethod::Password],
+        pre_login_banner: Some("a <banner> & more".to_owned()),
+        groups: ["staff", "vpn"]
+            .map(|name| GroupChoice { name: name.to_owned(), label: name.to_uppercase() })
+            .to_vec(),
+        domains: vec!["corp.example".to_owned()],
+        ..LoginConfig::default()
+    };
+    for config in [LoginConfig::default(), everything] {
+        let mut desk = LoginDesk::new(Arc::new(config));
+        let mut now = Instant::now();
+        for request in requests(data) {
+            now += Duration::from_secs(1);
+            let mut answer = desk.handle_request(ConnectionId(1), SOURCE, &request, [7; 32], now);
+            while let Answer::Verify { question, .. } = answer {
+                answer = desk.handle_verdict(question, Verdict::Rejected, now);
+            }
+            assert!(!matches!(answer, Answer::Admit(_)), "nobody was accepted");
+            desk.handle_timeout(now);
         }
-        assert!(!matches!(answer, Answer::Admit(_)), "nobody was accepted");
-        desk.handle_timeout(now);
     }
 }
 
@@ -229,14 +256,18 @@ pub fn configuration(data: &[u8]) {
     }
 }
 
-/// A packet from inside a tunnel.
-pub fn inner_packet(data: &[u8]) {
-    if let Ok(view) = Packet::parse(data) {
-        let _ = (view.source(), view.destination(), view.ports(), view.counts_as_activity());
+/// A message of a name server: what is taken from it is bounded, and of the kind that was asked for.
+pub fn dns_answer(data: &[u8]) {
+    for is_v6 in [false, true] {
+        // The identifier is the message's own: what is behind it would be reached by one input in 65,536 otherwise.
+        let id = data.first_chunk().map_or(0, |id| u16::from_be_bytes(*id));
+        let addresses = fuzz_answer(id, "www.corp.example", is_v6, data);
+        assert!(addresses.len() <= 16 && addresses.iter().all(|address| address.is_ipv6() == is_v6));
+        assert!(
+            fuzz_answer(!id, "www.corp.example", is_v6, data).is_empty(),
+            "an answer to nobody's question"
+        );
     }
-    let mut clamped = data.to_vec();
-    packet::clamp_mss(&mut clamped, 1280);
-    assert_eq!(clamped.len(), data.len());
 }
 
 /// What a client of the proxy sends: any cut of a message gives the same as the whole, and none is longer than
@@ -268,4 +299,17 @@ fn prefixes_agree<T: PartialEq + std::fmt::Debug>(
         data.len() < socks::MAX_MESSAGE || !matches!(whole, Ok(None)),
         "a message is longer than its limit"
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_of_the_corpus_has_its_address() {
+        let message = include_bytes!("../corpus/dns_answer/alias_pointer");
+        let id = u16::from_be_bytes([message[0], message[1]]);
+        let expected: IpAddr = [10, 20, 0, 2].into();
+        assert_eq!(fuzz_answer(id, "www.corp.example", false, message), [expected]);
+    }
 }

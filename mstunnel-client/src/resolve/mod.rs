@@ -71,6 +71,16 @@ pub enum ResolveError {
     },
 }
 
+/// The addresses in `message`, read as the answer to question `id` about `name`: the way in for fuzzers.
+#[doc(hidden)]
+pub fn fuzz_answer(id: u16, name: &str, is_v6: bool, message: &[u8]) -> Vec<IpAddr> {
+    let kind = if is_v6 { Kind::Aaaa } else { Kind::A };
+    let Some(Answer::Addresses(addresses)) = Query::new(id, name, kind).read(message) else {
+        return Vec::new();
+    };
+    addresses
+}
+
 impl Resolver {
     /// A resolver over `stack`.
     pub fn new(stack: Stack) -> Self {
