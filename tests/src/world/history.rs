@@ -1,6 +1,6 @@
 //! Random histories: what users, networks, administrators and strangers do, one thing after another.
 //!
-//! A history is a list of [`Transition`]s; the same list and seed give the same run. [`shrink`] makes a failing one
+//! A history is a list of [`Transition`]s; the same list and seed give the same run. [`History::shrink`] makes a failing one
 //! shorter.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
