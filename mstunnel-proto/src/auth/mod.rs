@@ -40,9 +40,3 @@ pub use cookie::{COOKIE_BYTES, COOKIE_TEXT_BYTES, Cookie, CookieHash};
 pub use desk::{DeskStats, LoginDesk, MAX_PASSWORD_BYTES};
 pub use questions::{MAX_QUESTIONS, MAX_QUESTIONS_PER_SOURCE};
 pub use user::{MAX_USER_NAME_BYTES, UserName, UserNameError};
-
-/// Reads a login body as the desk would, and tells whether it could: the way in for fuzzers.
-#[doc(hidden)]
-pub fn fuzz_login_body(body: &[u8]) -> bool {
-    fields::LoginFields::read(body).is_ok()
-}

@@ -46,7 +46,10 @@ impl ReplayWindow {
     /// Remembers an authentic record that was admitted.
     #[inline]
     pub fn record(&mut self, sequence: u64) {
-        if sequence >= self.next {
+        if sequence == self.next {
+            // The usual case: in order.
+            self.next += 1;
+        } else if sequence > self.next {
             let passed = sequence - self.next;
             if passed >= REPLAY_WINDOW {
                 self.seen = [0; WORDS];
