@@ -403,3 +403,15 @@ fn records_may_come_one_a_datagram() {
     assert!(world.is_open());
     world.assert_alive();
 }
+
+/// Covers: R19: what was overtaken on the way, or held back by a stranger, moves nothing.
+#[test]
+fn an_older_record_from_elsewhere_does_not_move_the_channel() {
+    let mut world = World::open();
+    let (older, newer) = (world.client.seal(b"\x00older"), world.client.seal(b"\x00newer"));
+    world.server.handle(path(5000), &newer, world.now);
+    world.pass(Duration::from_secs(2));
+    world.server.handle(path(6000), &older, world.now);
+    assert_eq!(world.server.packets, [b"\x00newer", b"\x00older"], "both are packets");
+    assert_eq!(world.server.channel.path(), Some(path(5000)));
+}
