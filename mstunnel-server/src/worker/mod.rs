@@ -27,7 +27,7 @@ use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::IpAddr;
 use std::rc::Rc;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Instant;
 
 use mstunnel_proto::buf::{MAX_PACKET, PacketBuf};
@@ -135,25 +135,24 @@ impl Worker {
     }
 }
 
+thread_local! {
+    /// The rhythm of the worker that this thread is.
+    static MODERATION: RefCell<Moderation> = RefCell::default();
+}
+
 /// A runtime for the calling thread that rests when it is woken too often.
 fn runtime() -> io::Result<tokio::runtime::Runtime> {
-    // Only ever locked by the thread of the worker.
-    let moderation = Arc::new(Mutex::new(Moderation::default()));
-    let waking = Arc::clone(&moderation);
-    let lock = |moderation: &Mutex<Moderation>, act: &dyn Fn(&mut Moderation)| {
-        act(&mut moderation.lock().unwrap_or_else(PoisonError::into_inner));
-    };
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        .on_thread_park(move || {
-            lock(&moderation, &|moderation| {
+        .on_thread_park(|| {
+            MODERATION.with_borrow_mut(|moderation| {
                 if let Some(rest) = moderation.rest(Instant::now()) {
                     std::thread::sleep(rest);
                 }
                 moderation.park(Instant::now());
             });
         })
-        .on_thread_unpark(move || lock(&waking, &|moderation| moderation.wake(Instant::now())))
+        .on_thread_unpark(|| MODERATION.with_borrow_mut(|moderation| moderation.wake(Instant::now())))
         .build()
 }
 

@@ -9,13 +9,16 @@ use mstunnel_proto::packet::offload::{Coalescer, Push, Segments};
 
 use super::device::{AsyncTunQueue, Offloads};
 
+/// Senders whose refused packets are remembered until their tunnels ask: more than a burst has. What is beyond is not
+/// counted.
+const MAX_REFUSED: usize = 256;
+
 /// The way of a worker's packets into the kernel and back.
 pub(crate) struct Uplink {
     queue: AsyncTunQueue,
     /// Empty for a queue without offloads.
     coalescer: RefCell<Option<Coalescer>>,
-    /// Packets that were refused after [`Uplink::send`] had taken them, by their sender. Asked for at the end of the
-    /// burst, so that it holds the senders of one burst at most.
+    /// Packets that were refused after [`Uplink::send`] had taken them, by their sender; at most [`MAX_REFUSED`].
     refused: RefCell<Vec<(IpAddr, u64)>>,
 }
 
@@ -57,8 +60,17 @@ impl Uplink {
     fn write_due(&self, coalescer: &mut Coalescer) {
         while let Some(joined) = coalescer.poll_due() {
             if self.queue.try_send_super(joined.bytes).is_err() {
-                self.refused.borrow_mut().push((joined.source, joined.packets));
+                self.note_refused(joined.source, joined.packets);
             }
+        }
+    }
+
+    fn note_refused(&self, source: IpAddr, packets: u64) {
+        let mut refused = self.refused.borrow_mut();
+        if let Some((_, count)) = refused.iter_mut().find(|(known, _)| *known == source) {
+            *count += packets;
+        } else if refused.len() < MAX_REFUSED {
+            refused.push((source, packets));
         }
     }
 
