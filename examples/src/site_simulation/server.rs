@@ -172,15 +172,7 @@ impl Server {
     pub(crate) fn stored(&self, slot: u32) -> Option<(Admit, Option<Instant>)> {
         let link = self.links.get(slot as usize)?.as_ref()?;
         let record = self.registry(link.block)?.record(link.session.id())?;
-        let admit = Admit {
-            user: record.user().to_owned(),
-            groups: record.groups().to_vec(),
-            group: record.group().map(str::to_owned),
-            method: record.method(),
-            cookie: record.cookie(),
-            owner: record.owner(),
-        };
-        Some((admit, record.ends_at()))
+        Some((record.admit().clone(), record.ends_at()))
     }
 
     fn block_that_knows(&self, cookie: &CookieHash, now: Instant) -> Option<u16> {

@@ -153,6 +153,11 @@ impl Record {
         self.id
     }
 
+    /// The authentication that it came from; for a store, and [`Registry::restore`] of what was stored.
+    pub fn admit(&self) -> &Admit {
+        &self.admit
+    }
+
     /// The user.
     pub fn user(&self) -> &str {
         &self.admit.user

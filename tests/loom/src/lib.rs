@@ -1,8 +1,8 @@
 //! Every interleaving of what threads share without a lock, tried by loom.
 //!
-//! The one such thing that is ours is the sequence of a DTLS epoch, taken by every worker that seals for a session.
-//! It is compiled from the core's own file, with loom's atomics in the place of the standard library's. Everything
-//! else that threads share is behind a lock, a channel, or `arc-swap`, whose own tests are of this kind.
+//! The core has one such thing: the sequence of a DTLS epoch, taken by every thread that seals for a session. It is
+//! compiled from the core's own file, with loom's atomics in the place of the standard library's. The server has
+//! counters, which nothing is decided by, and otherwise locks, channels and `arc-swap`.
 
 #![cfg(test)]
 

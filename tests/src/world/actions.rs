@@ -169,9 +169,7 @@ impl World {
         let probe = Probe { number: self.next_probe, wish, source, destination };
         let packet = probe.packet(len);
         self.judge.sent(probe.number, Toward::Network, packet.clone());
-        let sent = self.with_client(client.0, |client, now, deeds| client.send(&packet, now, deeds));
-        let channel = sent?;
-        self.places[client.0].channels[channel as usize] += 1;
+        self.with_client(client.0, |client, now, deeds| client.send(&packet, now, deeds))?;
         Ok(probe.number)
     }
 
@@ -213,7 +211,6 @@ impl World {
 
     /// A stranger sends a datagram to a server.
     pub fn inject_datagram(&mut self, server: ServerId, from: SocketAddr, bytes: Vec<u8>) {
-        self.strangers += 1;
         self.schedule(Duration::from_millis(1), Event::ToServer { server: server.0, from, bytes });
     }
 

@@ -70,8 +70,6 @@ pub enum Ending {
     EndedByServer,
     /// The cookie is good no more.
     CookieRefused,
-    /// The server took no tunnel now.
-    Refused,
     /// The credentials were not good.
     SignInFailed,
     /// Too long without a server.

@@ -93,7 +93,6 @@ impl Transition {
     pub fn read(bytes: &mut &[u8]) -> Option<Self> {
         let (seed, rest) = bytes.split_first_chunk::<4>()?;
         *bytes = rest;
-        // Every kind is one changed byte away from every other.
         let mut rng = Rng::with_seed(u64::from(u32::from_be_bytes(*seed)));
         Some(Self::random(&mut rng))
     }

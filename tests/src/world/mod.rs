@@ -110,7 +110,6 @@ struct Place {
     asleep: bool,
     armed: Option<Instant>,
     copies: VecDeque<Copied>,
-    channels: [u64; 2],
 }
 
 impl Place {
@@ -146,7 +145,6 @@ pub struct World {
     judge: Judge,
     trail: Trail,
     default_link: Link,
-    strangers: u64,
 }
 
 impl World {
@@ -180,7 +178,6 @@ impl World {
             judge: Judge::default(),
             trail,
             default_link: Link::default(),
-            strangers: 0,
         }
     }
 
@@ -233,7 +230,6 @@ impl World {
             asleep: false,
             armed: None,
             copies: VecDeque::new(),
-            channels: [0; 2],
         });
         ClientId(number)
     }

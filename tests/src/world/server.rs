@@ -178,14 +178,7 @@ impl Server {
     /// What the process has stored when it dies.
     pub(crate) fn stored(&self) -> Stored {
         let store = |record: &mstunnel_proto::session::Record| StoredSession {
-            admit: Admit {
-                user: record.user().to_owned(),
-                groups: record.groups().to_vec(),
-                group: record.group().map(str::to_owned),
-                method: record.method(),
-                cookie: record.cookie(),
-                owner: record.owner(),
-            },
+            admit: record.admit().clone(),
             leases: record.leases(),
             ends_at: record.ends_at(),
             until: match record.stage() {
@@ -582,9 +575,9 @@ impl Server {
             Ok(channel) => tunnel.put(conn, channel, self.out.as_slice(), acts),
             Err(DropReason::TooBig) => {
                 let mut answer = PacketBuf::new(2_048);
-                let from = self.registry.pools().map(|pool| pool.server_address());
                 let is_v4 = destination.is_some_and(|address| address.is_ipv4());
-                if let Some(from) = from.into_iter().flatten_family(is_v4)
+                let mut own = self.registry.pools().map(|pool| pool.server_address());
+                if let Some(from) = own.find(|address| address.is_ipv4() == is_v4)
                     && packet::too_big(packet, tunnel.session.mtu(), from, &mut answer)
                 {
                     acts.push(Act::Answer);
@@ -726,15 +719,6 @@ impl Server {
         tables.into_iter().filter(|(_, len)| *len > 0).map(|(table, len)| format!("{len} {table}")).collect()
     }
 }
-
-/// The one of the right family.
-trait FlattenFamily: Iterator<Item = IpAddr> + Sized {
-    fn flatten_family(mut self, v4: bool) -> Option<IpAddr> {
-        self.find(|address| address.is_ipv4() == v4)
-    }
-}
-
-impl<I: Iterator<Item = IpAddr>> FlattenFamily for I {}
 
 pub(crate) fn random(rng: &mut Rng) -> [u8; 32] {
     std::array::from_fn(|_| rng.u8(..))

@@ -71,12 +71,22 @@ fn the_longest_prefix_decides_and_a_tie_goes_beside_the_tunnel() {
 }
 
 #[test]
-#[should_panic(expected = "is live")]
-fn what_does_not_recover_is_found() {
+#[should_panic(expected = "a good cookie was refused")]
+fn a_session_that_the_server_has_lost_is_found() {
     let mut world = World::seeded(5);
     let client = world.connect();
-    // The path is repaired; that the tunnel is open although the model knows no good cookie is not.
-    world.judge.disconnected(0, "user0", world.now);
-    world.advance(secs(1));
-    assert!(world.has_good_cookie(client), "{client:?} is {}", world.stage(client));
+    let registry = &mut world.sites[0].server.registry;
+    let id = registry.records().next().unwrap().id();
+    let _ = registry.end(id, world.now);
+    world.take_over(client);
+    world.advance(secs(5));
+}
+
+#[test]
+#[should_panic(expected = "did not arrive")]
+fn a_world_whose_packets_go_nowhere_does_not_recover() {
+    let mut world = World::seeded(6);
+    let client = world.connect();
+    world.relink(client, |link| (link.udp, link.up) = (false, false));
+    world.demand_traffic(client);
 }

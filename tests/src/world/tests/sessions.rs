@@ -2,8 +2,8 @@
 
 use mstunnel_proto::drop::DropReason;
 
-use super::super::{Death, Ending, NatKind, Profile, Rebinding, ServerId, Settings, Wish, World};
-use super::{ms, reaches, secs};
+use super::super::{Death, Ending, NatKind, Rebinding, ServerId, Settings, Wish, World};
+use super::{assert_refused, connect_behind, ms, reaches, secs};
 
 const SERVER: ServerId = ServerId(0);
 
@@ -51,10 +51,7 @@ fn a_goodbye_ends_the_cookie_at_once() {
     world.leave(client);
     world.advance(secs(1));
     assert_eq!(world.sessions(SERVER), 0);
-    world.places[0].client.cookie = cookie;
-    world.reconnect(client);
-    world.advance(secs(5));
-    assert_eq!(world.ending(client), Some(Ending::CookieRefused));
+    assert_refused(&mut world, client, cookie);
     world.end();
 }
 
@@ -266,15 +263,7 @@ fn a_client_that_changes_its_network_keeps_its_addresses() {
     for nat in [NatKind::HOME, NatKind::CARRIER, NatKind::OPEN] {
         for rebinding in [Rebinding::Ports, Rebinding::Address] {
             let mut world = World::seeded(19);
-            let profile = Profile {
-                user: "ada".into(),
-                password: super::super::PASSWORD.into(),
-                datagrams: true,
-                families: mstunnel_proto::connect::Families::BOTH,
-            };
-            let client = world.add_client_with(profile, nat, SERVER);
-            world.sign_in(client);
-            world.advance(secs(10));
+            let client = connect_behind(&mut world, nat);
             let first = world.leases(client);
             world.rebind(client, rebinding);
             world.advance(secs(130));
@@ -294,10 +283,7 @@ fn who_is_disconnected_stays_out() {
     world.disconnect(client);
     world.advance(secs(1));
     assert_eq!(world.ending(client), Some(Ending::EndedByServer));
-    world.places[0].client.cookie = cookie;
-    world.reconnect(client);
-    world.advance(secs(5));
-    assert_eq!(world.ending(client), Some(Ending::CookieRefused));
+    assert_refused(&mut world, client, cookie);
     world.end();
 }
 
