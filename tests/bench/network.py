@@ -3,7 +3,7 @@
     client 10.91.0.2 -- 10.91.0.1 gateway 10.92.0.1 -- 10.92.0.2 corporate (iperf3 --server)
 
 veth pairs with their default offloads, MTU 1500. The client reaches the corporate network through the tunnel alone.
-Everything made here goes away with the `World`. Needs root.
+Everything made here goes away with the `Network`. Needs root.
 """
 
 import json
@@ -52,12 +52,12 @@ def set_congestion_control(namespace):
     """Cubic, which Linux comes with, whatever the machine has chosen; reno where cubic is not let in. Returns which."""
     for name in ["cubic", "reno"]:
         setting = ["sysctl", "-qw", f"net.ipv4.tcp_congestion_control={name}"]
-        if subprocess.run([*World.inside(namespace), *setting], check=False, capture_output=True).returncode == 0:
+        if subprocess.run([*Network.inside(namespace), *setting], check=False, capture_output=True).returncode == 0:
             return name
     return "the machine's own"
 
 
-class World:
+class Network:
     """The namespaces, the files and the processes."""
 
     def __init__(self, programs):
