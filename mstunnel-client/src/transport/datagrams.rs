@@ -38,11 +38,16 @@ pub(super) struct Datagrams {
 }
 
 struct Socket {
-    reader: UdpSocket,
-    /// The same socket, around the reactor: that believes it unwritable until its first turn, and the first hello
-    /// would be lost.
-    sender: std::net::UdpSocket,
+    udp: UdpSocket,
     attempt: u64,
+}
+
+impl Socket {
+    /// Sends around the reactor: that believes the socket unwritable until its first turn, and the first hello would
+    /// be lost.
+    fn send(&self, datagram: &[u8]) -> io::Result<usize> {
+        socket2::SockRef::from(&self.udp).send(datagram)
+    }
 }
 
 impl Datagrams {
@@ -77,7 +82,7 @@ impl Datagrams {
         let Some(socket) = &self.socket else { return false };
         let mut more = true;
         for _ in 0..DATAGRAMS_PER_TURN {
-            let len = match socket.reader.try_recv(&mut self.buffer) {
+            let len = match socket.udp.try_recv(&mut self.buffer) {
                 Ok(len) => len,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     more = false;
@@ -103,7 +108,7 @@ impl Datagrams {
     pub(super) fn send(&mut self, packet: &mut PacketBuf, now: Instant) -> bool {
         let Some(socket) = &self.socket else { return false };
         // A full socket loses the packet as a full network would; other errors are the path's.
-        self.channel.seal(packet, now).is_ok() && socket.sender.send(packet.as_slice()).is_ok()
+        self.channel.seal(packet, now).is_ok() && socket.send(packet.as_slice()).is_ok()
     }
 
     /// Takes what became of the channel.
@@ -116,7 +121,7 @@ impl Datagrams {
         match &self.socket {
             None => std::future::pending().await,
             // An error shows itself in the next read.
-            Some(socket) => drop(socket.reader.readable().await),
+            Some(socket) => drop(socket.udp.readable().await),
         }
     }
 
@@ -141,7 +146,7 @@ impl Datagrams {
         let Some(socket) = &self.socket else { return };
         while self.channel.poll_transmit(&mut self.control) {
             // Lost like any datagram, repeated when it matters. Too long for the local link is an answer too.
-            let _ = socket.sender.send(self.control.as_slice());
+            let _ = socket.send(self.control.as_slice());
         }
     }
 }
@@ -152,17 +157,16 @@ impl Remote {
             SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
             SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
         };
-        let sender = std::net::UdpSocket::bind((any, 0))?;
-        let options = socket2::SockRef::from(&sender);
+        let socket = std::net::UdpSocket::bind((any, 0))?;
+        let options = socket2::SockRef::from(&socket);
         if let Some(mark) = self.mark {
             options.set_mark(mark)?;
         }
         // Smaller buffers than asked for work too.
         let _ = options.set_recv_buffer_size(SOCKET_BUFFER);
         let _ = options.set_send_buffer_size(SOCKET_BUFFER);
-        sender.set_nonblocking(true)?;
-        sender.connect(self.address)?;
-        let reader = UdpSocket::from_std(sender.try_clone()?)?;
-        Ok(Socket { reader, sender, attempt })
+        socket.set_nonblocking(true)?;
+        socket.connect(self.address)?;
+        Ok(Socket { udp: UdpSocket::from_std(socket)?, attempt })
     }
 }
