@@ -206,7 +206,7 @@ impl Tunnel {
         let banner = banner.or_else(|| opened.params.said.banner.clone());
         let (to_user, from_user) = ours.split();
         let told = Told { state: state_sender, params: params_sender, remote: remote_sender };
-        let task = tokio::spawn(keeper.keep_up(opened.link, to_user, from_user, asked_to_leave, told));
+        let task = tokio::spawn(keeper.keep_up(Link::new(opened.channels), to_user, from_user, asked_to_leave, told));
         Ok(Self { packets: Some(users), state, params, remote, banner, leave, task })
     }
 
@@ -376,7 +376,7 @@ impl Keeper {
                             }
                             tracing::info!(server = %opened.remote, "connected again");
                             told.up(&opened);
-                            link = opened.link;
+                            link = Link::new(opened.channels);
                         }
                         Err(reason) => break reason,
                     }

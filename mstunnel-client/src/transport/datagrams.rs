@@ -8,11 +8,13 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Instant;
 
 use aws_lc_rs::rand;
-use mstunnel_proto::buf::{MAX_PACKET, PacketBuf};
+use mstunnel_proto::buf::PacketBuf;
 use mstunnel_proto::dtls::{self, Opened};
 use mstunnel_proto::frame::FrameKind;
 use mstunnel_proto::session::{ClientDatagrams, DatagramChange, DatagramPlan};
 use tokio::net::UdpSocket;
+
+use super::channels::Scratch;
 
 /// Datagrams of one turn before others get theirs.
 const DATAGRAMS_PER_TURN: usize = 64;
@@ -33,8 +35,6 @@ pub(super) struct Datagrams {
     channel: ClientDatagrams,
     remote: Remote,
     socket: Option<Socket>,
-    buffer: Box<[u8]>,
-    control: PacketBuf,
 }
 
 struct Socket {
@@ -56,19 +56,13 @@ impl Datagrams {
         let mut entropy = [0; 32];
         rand::fill(&mut entropy).ok()?;
         let remote = Remote { address: SocketAddr::new(plan.server, plan.offer.port), mark };
-        Some(Self {
-            channel: ClientDatagrams::new(plan, entropy, now),
-            remote,
-            socket: None,
-            buffer: vec![0; MAX_PACKET].into_boxed_slice(),
-            control: PacketBuf::new(MAX_PACKET),
-        })
+        Some(Self { channel: ClientDatagrams::new(plan, entropy, now), remote, socket: None })
     }
 
     /// Acts on the time.
-    pub(super) fn handle_timeout(&mut self, now: Instant) {
+    pub(super) fn handle_timeout(&mut self, scratch: &mut Scratch, now: Instant) {
         self.channel.handle_timeout(now);
-        self.drain(now);
+        self.drain(&mut scratch.control, now);
     }
 
     /// The next moment for [`Datagrams::handle_timeout`].
@@ -78,11 +72,16 @@ impl Datagrams {
 
     /// Takes in what the socket has: the type and payload of each authentic record go to `each`. Returns whether there
     /// may be more.
-    pub(super) fn receive(&mut self, now: Instant, mut each: impl FnMut(FrameKind, &mut [u8])) -> bool {
+    pub(super) fn receive(
+        &mut self,
+        scratch: &mut Scratch,
+        now: Instant,
+        mut each: impl FnMut(FrameKind, &mut [u8]),
+    ) -> bool {
         let Some(socket) = &self.socket else { return false };
         let mut more = true;
         for _ in 0..DATAGRAMS_PER_TURN {
-            let len = match socket.udp.try_recv(&mut self.buffer) {
+            let len = match socket.udp.try_recv(&mut scratch.read) {
                 Ok(len) => len,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     more = false;
@@ -91,7 +90,7 @@ impl Datagrams {
                 // An ICMP error of the path, at most a hint: silence decides.
                 Err(_) => continue,
             };
-            for record in dtls::records(&mut self.buffer[..len]) {
+            for record in dtls::records(&mut scratch.read[..len]) {
                 let Opened::Application(plaintext) = self.channel.handle_record(record, now) else {
                     continue;
                 };
@@ -100,7 +99,7 @@ impl Datagrams {
                 }
             }
         }
-        self.drain(now);
+        self.drain(&mut scratch.control, now);
         more
     }
 
@@ -126,13 +125,13 @@ impl Datagrams {
     }
 
     /// Says goodbye on DTLS level.
-    pub(super) fn close(&mut self, now: Instant) {
+    pub(super) fn close(&mut self, scratch: &mut Scratch, now: Instant) {
         self.channel.close(now);
-        self.drain(now);
+        self.drain(&mut scratch.control, now);
     }
 
     /// Sends what the channel has to say, each try from its own port.
-    fn drain(&mut self, now: Instant) {
+    fn drain(&mut self, control: &mut PacketBuf, now: Instant) {
         let attempt = self.channel.attempt();
         if attempt > 0 && self.socket.as_ref().is_none_or(|socket| socket.attempt != attempt) {
             match self.remote.socket(attempt) {
@@ -144,9 +143,9 @@ impl Datagrams {
             }
         }
         let Some(socket) = &self.socket else { return };
-        while self.channel.poll_transmit(&mut self.control) {
+        while self.channel.poll_transmit(control) {
             // Lost like any datagram, repeated when it matters. Too long for the local link is an answer too.
-            let _ = socket.send(self.control.as_slice());
+            let _ = socket.send(control.as_slice());
         }
     }
 }

@@ -7,8 +7,10 @@
 //! | `opening` | CONNECT and what the server assigns |
 //! | `records` | frames to TLS records and back |
 //! | `datagrams` | the UDP channel beside them: handshake, MTU, when there is one |
-//! | `link` | one live connection, driven to its end |
+//! | `channels` | both ways of one live connection, and the session over them |
+//! | `link` | one live connection and its user, driven to its end |
 
+mod channels;
 mod datagrams;
 mod exchange;
 mod link;
@@ -16,8 +18,9 @@ mod opening;
 mod outer;
 mod records;
 
+pub(crate) use channels::{Channels, LinkEnd, Scratch};
 pub(crate) use exchange::Exchange;
-pub(crate) use link::{Link, LinkEnd};
+pub(crate) use link::Link;
 pub(crate) use opening::{Opened, Opening, open};
 pub(crate) use outer::{Outer, OuterConnection};
 

@@ -13,8 +13,8 @@ use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 use zeroize::Zeroizing;
 
+use super::channels::Channels;
 use super::datagrams::Datagrams;
-use super::link::Link;
 use super::outer::OuterConnection;
 use crate::params::{ParamsError, TunnelParams};
 
@@ -50,9 +50,9 @@ pub enum UseDatagrams {
     No,
 }
 
-/// A live link.
+/// A live connection.
 pub(crate) struct Opened {
-    pub(crate) link: Link,
+    pub(crate) channels: Channels,
     pub(crate) params: Arc<TunnelParams>,
     pub(crate) remote: SocketAddr,
 }
@@ -144,8 +144,8 @@ pub(crate) async fn open(
             })
         });
     let datagrams = plan.and_then(|plan| Datagrams::new(plan, opening.mark, now));
-    let link = Link::new(ClientSession::new(config, now), tcp, tls, datagrams, &rest);
-    Ok(Opened { link, params, remote })
+    let channels = Channels::new(ClientSession::new(config, now), tcp, tls, datagrams, &rest);
+    Ok(Opened { channels, params, remote })
 }
 
 type Answered = (mstunnel_proto::connect::ConnectParams, Vec<u8>);

@@ -87,6 +87,11 @@ impl Records {
         self.tcp.writable().await
     }
 
+    /// Makes the end of the connection a reset.
+    pub(super) fn set_zero_linger(&self) -> io::Result<()> {
+        self.tcp.set_zero_linger()
+    }
+
     /// Says goodbye on TLS level; the bytes go out with the next flush.
     pub(super) fn close_notify(&mut self) {
         self.tls.send_close_notify();
