@@ -27,7 +27,7 @@ use crate::signin::{CookieFile, CookieFileError, Credentials, SignInFailure, sig
 use crate::stack::random;
 use crate::tls::{TlsOptions, TlsOptionsError};
 use crate::transport::{
-    Exchange, Link, LinkEnd, Opened, Opening, OpeningError, Outer, OuterError, UseDatagrams, open,
+    Exchange, Link, LinkEnd, LocalEnd, Opened, Opening, OpeningError, Outer, OuterError, UseDatagrams, open,
 };
 
 /// Room for packets that are longer than the usual link carries, should the MTU grow at a reconnect.
@@ -160,7 +160,7 @@ impl Tunnel {
     /// [`OpenError`], which says what to do where something can be done.
     pub async fn open(mut options: TunnelOptions) -> Result<Self, OpenError> {
         let tls = Arc::new(options.tls.config()?);
-        let mut outer = Outer::new(options.server.clone(), tls, options.mark);
+        let mut outer = Outer::new(options.server.clone(), tls, LocalEnd { mark: options.mark, source: None });
         if let (None, Some(file)) = (&options.credentials.cookie, &options.cookie_file) {
             options.credentials.cookie = file.load(&options.server)?;
         }
@@ -302,7 +302,7 @@ impl Keeper {
         let url = self.outer.url().clone();
         let mut outer = self.outer.clone();
         let mut exchange = Exchange::new(&mut outer);
-        let signed_in = sign_in(&mut exchange, url.host_field(), url.path(), &mut self.credentials).await?;
+        let signed_in = sign_in(&mut exchange, url.host_field(), url.path(), &self.credentials).await?;
         self.cookie.clone_from(&signed_in.cookie);
         let connection = exchange.into_connection().await?;
         self.outer = outer;
@@ -320,7 +320,7 @@ impl Keeper {
             hostname: self.hostname.clone(),
             leases: self.leases,
             datagrams: self.datagrams,
-            mark: self.outer.mark(),
+            local: self.outer.local(),
         };
         let opened = open(connection, opening).await?;
         self.leases = opened.params.leases();

@@ -45,7 +45,7 @@ pub(crate) async fn sign_in(
     exchange: &mut Exchange<'_>,
     host: String,
     path: &str,
-    credentials: &mut Credentials,
+    credentials: &Credentials,
 ) -> Result<SignedIn, SignInFailure> {
     let config = SignInConfig {
         host,

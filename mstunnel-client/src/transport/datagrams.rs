@@ -4,7 +4,7 @@
 //! (R65).
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Instant;
 
 use aws_lc_rs::rand;
@@ -15,6 +15,7 @@ use mstunnel_proto::session::{ClientDatagrams, DatagramChange, DatagramPlan};
 use tokio::net::UdpSocket;
 
 use super::channels::Scratch;
+use super::local::LocalEnd;
 
 /// Datagrams of one turn before others get theirs.
 const DATAGRAMS_PER_TURN: usize = 64;
@@ -22,18 +23,12 @@ const DATAGRAMS_PER_TURN: usize = 64;
 /// What is asked of the kernel to hold for us, in bytes: a few milliseconds of a fast link.
 const SOCKET_BUFFER: usize = 2 << 20;
 
-/// Where the datagrams go, and how they leave this host.
-pub(super) struct Remote {
-    /// The server, at the port that it offers.
-    pub(super) address: SocketAddr,
-    /// The mark of our sockets, if they have one.
-    pub(super) mark: Option<u32>,
-}
-
 /// The datagram channel of one link, there or not.
 pub(super) struct Datagrams {
     channel: ClientDatagrams,
-    remote: Remote,
+    /// The server, at the port that it offers.
+    remote: SocketAddr,
+    local: LocalEnd,
     socket: Option<Socket>,
 }
 
@@ -43,6 +38,15 @@ struct Socket {
 }
 
 impl Socket {
+    fn open(local: LocalEnd, remote: SocketAddr, attempt: u64) -> io::Result<Self> {
+        let socket = local.datagrams(remote)?;
+        let options = socket2::SockRef::from(&socket);
+        // Smaller buffers than asked for work too.
+        let _ = options.set_recv_buffer_size(SOCKET_BUFFER);
+        let _ = options.set_send_buffer_size(SOCKET_BUFFER);
+        Ok(Self { udp: UdpSocket::from_std(socket)?, attempt })
+    }
+
     /// Sends around the reactor: that believes the socket unwritable until its first turn, and the first hello would
     /// be lost.
     fn send(&self, datagram: &[u8]) -> io::Result<usize> {
@@ -52,11 +56,11 @@ impl Socket {
 
 impl Datagrams {
     /// Begins with a handshake at once; `None` without randomness, and the session stays on TLS.
-    pub(super) fn new(plan: DatagramPlan, mark: Option<u32>, now: Instant) -> Option<Self> {
+    pub(super) fn new(plan: DatagramPlan, local: LocalEnd, now: Instant) -> Option<Self> {
         let mut entropy = [0; 32];
         rand::fill(&mut entropy).ok()?;
-        let remote = Remote { address: SocketAddr::new(plan.server, plan.offer.port), mark };
-        Some(Self { channel: ClientDatagrams::new(plan, entropy, now), remote, socket: None })
+        let remote = SocketAddr::new(plan.server, plan.offer.port);
+        Some(Self { channel: ClientDatagrams::new(plan, entropy, now), remote, local, socket: None })
     }
 
     /// Acts on the time.
@@ -134,7 +138,7 @@ impl Datagrams {
     fn drain(&mut self, control: &mut PacketBuf, now: Instant) {
         let attempt = self.channel.attempt();
         if attempt > 0 && self.socket.as_ref().is_none_or(|socket| socket.attempt != attempt) {
-            match self.remote.socket(attempt) {
+            match Socket::open(self.local, self.remote, attempt) {
                 Ok(socket) => self.socket = Some(socket),
                 Err(error) => {
                     tracing::debug!(%error, "no socket for datagrams");
@@ -147,25 +151,5 @@ impl Datagrams {
             // Lost like any datagram, repeated when it matters. Too long for the local link is an answer too.
             let _ = socket.send(control.as_slice());
         }
-    }
-}
-
-impl Remote {
-    fn socket(&self, attempt: u64) -> io::Result<Socket> {
-        let any: IpAddr = match self.address {
-            SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-            SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
-        };
-        let socket = std::net::UdpSocket::bind((any, 0))?;
-        let options = socket2::SockRef::from(&socket);
-        if let Some(mark) = self.mark {
-            options.set_mark(mark)?;
-        }
-        // Smaller buffers than asked for work too.
-        let _ = options.set_recv_buffer_size(SOCKET_BUFFER);
-        let _ = options.set_send_buffer_size(SOCKET_BUFFER);
-        socket.set_nonblocking(true)?;
-        socket.connect(self.address)?;
-        Ok(Socket { udp: UdpSocket::from_std(socket)?, attempt })
     }
 }

@@ -16,6 +16,8 @@ const LIMIT: Duration = Duration::from_secs(60);
 pub(crate) struct Exchange<'o> {
     outer: &'o mut Outer,
     open: Option<OuterConnection>,
+    /// Whether the open connection was never used: if it breaks, that is an answer.
+    is_fresh: bool,
 }
 
 /// Why there is no response.
@@ -61,15 +63,24 @@ impl ExchangeError {
 impl<'o> Exchange<'o> {
     /// Nothing is connected yet.
     pub(crate) fn new(outer: &'o mut Outer) -> Self {
-        Self { outer, open: None }
+        Self { outer, open: None, is_fresh: false }
+    }
+
+    /// Connects before the first request, which would do it else.
+    pub(crate) async fn connect(&mut self) -> Result<(), OuterError> {
+        self.open = Some(self.outer.connect().await?);
+        self.is_fresh = true;
+        Ok(())
     }
 
     /// Sends `request` and reads the response.
     pub(crate) async fn run(&mut self, request: &[u8]) -> Result<Reply, ExchangeError> {
         let server = self.outer.url().to_string();
+        let is_fresh = std::mem::take(&mut self.is_fresh);
         if let Some(mut kept) = self.open.take() {
             match timeout(LIMIT, converse(&mut kept, request)).await {
                 Ok(Ok(reply)) => return self.keep(kept, reply, server),
+                Ok(Err(source)) if is_fresh => return Err(ExchangeError::Io { server, source }),
                 // A connection that was kept may have been closed by the server meanwhile: one more try.
                 Ok(Err(_)) => {}
                 Err(_) => return Err(ExchangeError::Silent { server }),

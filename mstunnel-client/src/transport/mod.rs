@@ -3,6 +3,7 @@
 //! | file | holds |
 //! | --- | --- |
 //! | `outer` | TCP and TLS to the server, by whichever address answers first |
+//! | `local` | this host's end of both |
 //! | `exchange` | one HTTP request and its response on that connection |
 //! | `opening` | CONNECT and what the server assigns |
 //! | `records` | frames to TLS records and back |
@@ -14,6 +15,7 @@ mod channels;
 mod datagrams;
 mod exchange;
 mod link;
+mod local;
 mod opening;
 mod outer;
 mod records;
@@ -21,6 +23,7 @@ mod records;
 pub(crate) use channels::{Channels, LinkEnd, Scratch};
 pub(crate) use exchange::Exchange;
 pub(crate) use link::Link;
+pub(crate) use local::LocalEnd;
 pub(crate) use opening::{Opened, Opening, open};
 pub(crate) use outer::{Outer, OuterConnection};
 

@@ -15,6 +15,7 @@ use zeroize::Zeroizing;
 
 use super::channels::Channels;
 use super::datagrams::Datagrams;
+use super::local::LocalEnd;
 use super::outer::OuterConnection;
 use crate::params::{ParamsError, TunnelParams};
 
@@ -36,8 +37,8 @@ pub(crate) struct Opening<'a> {
     pub(crate) leases: Leases,
     /// Whether a datagram channel is wanted.
     pub(crate) datagrams: UseDatagrams,
-    /// The mark of our sockets, if they have one.
-    pub(crate) mark: Option<u32>,
+    /// Our end of the datagram channel.
+    pub(crate) local: LocalEnd,
 }
 
 /// Whether packets may travel as datagrams.
@@ -143,7 +144,7 @@ pub(crate) async fn open(
                 floor: if params.said.v6.is_some() { MIN_IPV6.get() } else { MIN_LINK.get() },
             })
         });
-    let datagrams = plan.and_then(|plan| Datagrams::new(plan, opening.mark, now));
+    let datagrams = plan.and_then(|plan| Datagrams::new(plan, opening.local, now));
     let channels = Channels::new(ClientSession::new(config, now), tcp, tls, datagrams, &rest);
     Ok(Opened { channels, params, remote })
 }

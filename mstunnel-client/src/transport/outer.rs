@@ -10,12 +10,13 @@ use std::time::Duration;
 
 use rustls::{ClientConfig, ClientConnection};
 use tokio::io::AsyncReadExt;
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use super::local::LocalEnd;
 use crate::server_url::ServerUrl;
 use crate::tls;
 
@@ -36,7 +37,7 @@ const MAX_ADDRESSES: usize = 8;
 pub(crate) struct Outer {
     url: ServerUrl,
     tls: Arc<ClientConfig>,
-    mark: Option<u32>,
+    local: LocalEnd,
     /// The address that was connected and verified first: a session stays with it (R65).
     settled: Option<SocketAddr>,
     /// Whether the name is asked again before that address is taken.
@@ -85,14 +86,14 @@ pub enum OuterError {
 }
 
 impl Outer {
-    /// Connections to `url`; with `mark`, their sockets carry it (SO_MARK), so that routing can tell them apart.
-    pub(crate) fn new(url: ServerUrl, tls: Arc<ClientConfig>, mark: Option<u32>) -> Self {
-        Self { url, tls, mark, settled: None, asks_again: false }
+    /// Connections from `local` to `url`.
+    pub(crate) fn new(url: ServerUrl, tls: Arc<ClientConfig>, local: LocalEnd) -> Self {
+        Self { url, tls, local, settled: None, asks_again: false }
     }
 
-    /// The mark of our sockets, if they have one.
-    pub(crate) fn mark(&self) -> Option<u32> {
-        self.mark
+    /// Our end.
+    pub(crate) fn local(&self) -> LocalEnd {
+        self.local
     }
 
     /// The server.
@@ -104,7 +105,7 @@ impl Outer {
     pub(crate) async fn connect(&mut self) -> Result<OuterConnection, OuterError> {
         let addresses = self.addresses().await?;
         let silent = || OuterError::Silent { server: self.url.to_string() };
-        let tcp = timeout(LIMIT, first_to_answer(&addresses, self.mark)).await.map_err(|_| silent())??;
+        let tcp = timeout(LIMIT, first_to_answer(&addresses, self.local)).await.map_err(|_| silent())??;
         // A latency hint that is refused is no reason to give up.
         let _ = tcp.set_nodelay(true);
         let remote = tcp.peer_addr().map_err(|source| OuterError::Tcp { address: addresses[0], source })?;
@@ -158,13 +159,16 @@ impl Outer {
     }
 }
 
-async fn first_to_answer(addresses: &[SocketAddr], mark: Option<u32>) -> Result<TcpStream, OuterError> {
+async fn first_to_answer(addresses: &[SocketAddr], local: LocalEnd) -> Result<TcpStream, OuterError> {
+    if let [address] = *addresses {
+        return local.connect(address).await.map_err(|source| OuterError::Tcp { address, source });
+    }
     let mut tries = JoinSet::new();
     for (place, &address) in addresses.iter().enumerate() {
         let wait = HEAD_START * u32::try_from(place).unwrap_or(u32::MAX);
         tries.spawn(async move {
             tokio::time::sleep(wait).await;
-            connect(address, mark).await.map_err(|source| OuterError::Tcp { address, source })
+            local.connect(address).await.map_err(|source| OuterError::Tcp { address, source })
         });
     }
     let mut last = None;
@@ -176,14 +180,6 @@ async fn first_to_answer(addresses: &[SocketAddr], mark: Option<u32>) -> Result<
         }
     }
     Err(last.expect("there is at least one address"))
-}
-
-async fn connect(address: SocketAddr, mark: Option<u32>) -> io::Result<TcpStream> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-    if let Some(mark) = mark {
-        socket2::SockRef::from(&socket).set_mark(mark)?;
-    }
-    socket.connect(address).await
 }
 
 impl OuterConnection {
@@ -219,7 +215,7 @@ mod tests {
         let Ok(config) = config else { return }; // no authorities on this machine
         // RFC 6761 section 6.4: never a name.
         let url: ServerUrl = "https://vpn.invalid".parse().unwrap();
-        let mut outer = Outer::new(url, Arc::new(config), None);
+        let mut outer = Outer::new(url, Arc::new(config), LocalEnd::default());
         assert!(matches!(outer.addresses().await, Err(OuterError::Name { .. })));
         let before: SocketAddr = "192.0.2.1:443".parse().unwrap();
         outer.settled = Some(before);
