@@ -1,4 +1,4 @@
-//! From an accepted CONNECT to the end of the connection: lease, headers, tunnel, farewell.
+//! From a CONNECT to the end of the connection: lease, headers, tunnel, farewell.
 
 use std::cell::RefCell;
 use std::net::SocketAddr;
@@ -38,23 +38,33 @@ const EXPORTER_LABEL: &[u8] = b"EXPORTER-openconnect-psk";
 /// The longest user agent kept for display.
 const MAX_USER_AGENT: usize = 128;
 
-/// Serves a CONNECT request and, when it is accepted, the tunnel to its end.
-pub(crate) async fn run(
+/// An accepted tunnel, with what its end needs.
+pub(crate) struct Opened {
+    tunnel: Rc<RefCell<Tunnel>>,
+    number: u64,
+    live: Arc<Live>,
+    standing: Standing,
+    attachment: Attachment,
+    remote: SocketAddr,
+}
+
+/// Answers a CONNECT request; `None` when it is refused or the client is gone.
+pub(crate) async fn open(
     mut tls: TlsStream<TcpStream>,
     request: Request,
     rest: Vec<u8>,
     remote: SocketAddr,
     pass: Pass,
-    context: Rc<WorkerContext>,
-) {
+    context: &WorkerContext,
+) -> Option<Opened> {
     let effective = context.shared.effective.load_full();
-    let (connect, attachment) = match attach(&request, remote, &effective, &context) {
+    let (connect, attachment) = match attach(&request, remote, &effective, context) {
         Ok(accepted) => accepted,
         Err(refused) => {
             // The client reads the refusal or is gone; both are the end.
             let _ = front::send(&mut tls, &refused).await;
             front::finish(tls).await;
-            return;
+            return None;
         }
     };
     let standing =
@@ -72,7 +82,7 @@ pub(crate) async fn run(
     });
     if front::send_bytes(&mut tls, &head.encode(&connect)).await.is_err() {
         context.shared.detach(standing, CloseReason::StreamClosed, &SessionCounters::default());
-        return;
+        return None;
     }
     drop(pass);
     let (tcp, tls) = tls.into_inner();
@@ -89,11 +99,55 @@ pub(crate) async fn run(
         SessionParams { id: attachment.id, leases: attachment.leases, mtu, ends_at: attachment.ends_at };
     let session = Session::new(effective.session(&connect), params, now);
     let tunnel = Tunnel::new(session, Records::new(tcp, tls), leg, &rest, Arc::clone(&live));
-    drop(effective);
     audit_open(&context.shared, &attachment, remote);
-    let (reason, counters) = drive(tunnel, number, live, standing, &attachment, &context).await;
-    context.shared.detach(standing, reason, &counters);
-    audit_close(&context.shared, &attachment, remote, reason, &counters);
+    let tunnel = Rc::new(RefCell::new(tunnel));
+    Some(Opened { tunnel, number, live, standing, attachment, remote })
+}
+
+impl Opened {
+    /// Serves the tunnel to its end.
+    pub(crate) async fn run(self, context: Rc<WorkerContext>) {
+        let (reason, counters) = self.drive(&context).await;
+        context.shared.detach(self.standing, reason, &counters);
+        audit_close(&context.shared, &self.attachment, self.remote, reason, &counters);
+    }
+
+    /// Runs the tunnel in a task of its own, so that a defect ends this session alone (R82).
+    async fn drive(&self, context: &Rc<WorkerContext>) -> (CloseReason, SessionCounters) {
+        let Self { tunnel, number, live, standing, attachment, .. } = self;
+        let (number, standing, addresses) = (*number, *standing, attachment.leases);
+        {
+            // Under one lock: whoever takes the session over or ends it either finds this connection entered,
+            // or has done so before and is found here. Else the older one would take the newer one's packets.
+            let registry = context.shared.registry();
+            if let Some(reason) = registry.lost_meanwhile(standing) {
+                live.close(reason);
+            } else {
+                context.shared.live.enter(live, addresses.iter());
+                context.tunnels.enter(number, addresses, tunnel);
+            }
+        }
+        let attached = context
+            .bench
+            .egress
+            .attach(attachment.id, addresses.iter(), || Rc::new(Inward::new(tunnel, &context.bench)));
+        if context.shared.stage() == ServerState::Stopping {
+            // The stop looked for live connections before this one was entered.
+            live.close(CloseReason::ServerShutdown);
+        }
+        let turns = turns(Rc::clone(tunnel), number, addresses, Rc::clone(context));
+        let ended = tokio::task::spawn_local(turns).await;
+        drop(attached);
+        context.tunnels.leave(number, addresses);
+        context.shared.live.leave(live, addresses.iter());
+        match ended {
+            Ok(reason) => (reason, tunnel.borrow_mut().finish(&context.bench)),
+            Err(panic) => {
+                tracing::error!(session = %attachment.id, %panic, "a defect ended a session");
+                (CloseReason::InternalError, live.counters())
+            }
+        }
+    }
 }
 
 /// Decides a CONNECT: the cookie first, before anything is spent on it (R30).
@@ -184,50 +238,6 @@ fn legacy_suite(connect: &ConnectRequest) -> Option<(SuiteHeader, &'static str, 
         };
         named.iter().any(|other| other == name)
     })
-}
-
-/// Runs the tunnel in a task of its own, so that a defect ends this session alone (R82).
-async fn drive(
-    tunnel: Tunnel,
-    number: u64,
-    live: Arc<Live>,
-    standing: Standing,
-    attachment: &Attachment,
-    context: &Rc<WorkerContext>,
-) -> (CloseReason, SessionCounters) {
-    let addresses = attachment.leases;
-    let tunnel = Rc::new(RefCell::new(tunnel));
-    {
-        // Under one lock: whoever takes the session over or ends it either finds this connection entered,
-        // or has done so before and is found here. Else the older one would take the newer one's packets.
-        let registry = context.shared.registry();
-        if let Some(reason) = registry.lost_meanwhile(standing) {
-            live.close(reason);
-        } else {
-            context.shared.live.enter(&live, addresses.iter());
-            context.tunnels.enter(number, addresses, &tunnel);
-        }
-    }
-    let attached = context
-        .bench
-        .egress
-        .attach(attachment.id, addresses.iter(), || Rc::new(Inward::new(&tunnel, &context.bench)));
-    if context.shared.stage() == ServerState::Stopping {
-        // The stop looked for live connections before this one was entered.
-        live.close(CloseReason::ServerShutdown);
-    }
-    let turns = turns(Rc::clone(&tunnel), number, addresses, Rc::clone(context));
-    let ended = tokio::task::spawn_local(turns).await;
-    drop(attached);
-    context.tunnels.leave(number, addresses);
-    context.shared.live.leave(&live, addresses.iter());
-    match ended {
-        Ok(reason) => (reason, tunnel.borrow_mut().finish(&context.bench)),
-        Err(panic) => {
-            tracing::error!(session = %attachment.id, %panic, "a defect ended a session");
-            (CloseReason::InternalError, live.counters())
-        }
-    }
 }
 
 /// The drive loop: a turn whenever the socket, a timer or somebody else wants one.

@@ -27,7 +27,7 @@ use tokio::time::{timeout, timeout_at};
 use tokio_rustls::server::TlsStream;
 
 use super::WorkerContext;
-use super::connection;
+use super::connection::{self, Opened};
 use super::gate::Pass;
 use super::shared::{Shared, Told, count};
 use crate::admin::EventKind;
@@ -43,6 +43,21 @@ const READ_CHUNK: usize = 4096;
 
 /// Serves one connection to its end.
 pub(crate) async fn serve(stream: TcpStream, remote: SocketAddr, pass: Pass, context: Rc<WorkerContext>) {
+    // In memory of its own, which goes when the tunnel is open: a session that idles for days does not keep the room that
+    // its handshake and its requests took.
+    let arrival = Box::pin(arrive(stream, remote, pass, Rc::clone(&context)));
+    if let Some(opened) = arrival.await {
+        opened.run(context).await;
+    }
+}
+
+/// TLS, HTTP, sign-in and CONNECT; `None` when no tunnel came of it.
+async fn arrive(
+    stream: TcpStream,
+    remote: SocketAddr,
+    pass: Pass,
+    context: Rc<WorkerContext>,
+) -> Option<Opened> {
     let deadline = tokio::time::Instant::now() + FRONT_TIMEOUT;
     let displaced = pass.displaced();
     let config = context.shared.effective.load().tls.clone();
@@ -56,7 +71,7 @@ pub(crate) async fn serve(stream: TcpStream, remote: SocketAddr, pass: Pass, con
         Err(error) => {
             count(&context.shared.totals.handshakes_failed);
             tracing::debug!(%remote, %error, "no TLS handshake");
-            return;
+            return None;
         }
     };
     let id = ConnectionId(context.next_connection());
@@ -68,9 +83,15 @@ pub(crate) async fn serve(stream: TcpStream, remote: SocketAddr, pass: Pass, con
     };
     context.shared.desk().handle_connection_closed(id);
     match outcome {
-        Ok(Some(request)) => connection::run(front.tls, request, front.unread, remote, pass, context).await,
-        Ok(None) => finish(front.tls).await,
-        Err(error) => tracing::debug!(%remote, %error, "connection lost before a session"),
+        Ok(Some(request)) => connection::open(front.tls, request, front.unread, remote, pass, &context).await,
+        Ok(None) => {
+            finish(front.tls).await;
+            None
+        }
+        Err(error) => {
+            tracing::debug!(%remote, %error, "connection lost before a session");
+            None
+        }
     }
 }
 
