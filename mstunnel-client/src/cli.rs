@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::commands::{self, connect, get, ping, proxy, restore, run, show};
+use crate::commands::{self, connect, get, load, ping, proxy, restore, run, show};
 
 /// A VPN client for mstunnel, ocserv and other OpenConnect servers
 ///
@@ -26,6 +26,7 @@ struct Cli {
 enum Command {
     Connect(connect::Args),
     Get(get::Args),
+    Load(load::Args),
     Ping(ping::Args),
     Proxy(proxy::Args),
     Restore(restore::Args),
@@ -42,6 +43,7 @@ pub(crate) fn main() -> ExitCode {
     let done = match cli.command {
         Command::Connect(args) => args.execute(),
         Command::Get(args) => args.execute(),
+        Command::Load(args) => args.execute(),
         Command::Ping(args) => args.execute(),
         Command::Proxy(args) => args.execute(),
         Command::Restore(args) => args.execute(),

@@ -19,6 +19,7 @@
 //! | [`host`] | the whole machine behind the tunnel: routes, rules and resolver, put back afterwards |
 //! | [`dial`] | connections by name or address, as the routes want it |
 //! | [`fetch`] | one page over HTTP |
+//! | [`load`] | many sessions at once, for load tests |
 //! | [`proxy`] | SOCKS5, HTTP and forwards on this host that lead into the tunnel |
 //! | [`resolve`] | names to addresses, through the tunnel |
 //! | [`stack`] | TCP, UDP and ping over the packets, without privileges |
@@ -28,6 +29,7 @@ pub mod dial;
 pub mod exec;
 pub mod fetch;
 pub mod host;
+pub mod load;
 pub mod packets;
 pub mod params;
 pub mod proxy;

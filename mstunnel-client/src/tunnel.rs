@@ -160,7 +160,8 @@ impl Tunnel {
     /// [`OpenError`], which says what to do where something can be done.
     pub async fn open(mut options: TunnelOptions) -> Result<Self, OpenError> {
         let tls = Arc::new(options.tls.config()?);
-        let mut outer = Outer::new(options.server.clone(), tls, LocalEnd { mark: options.mark, source: None });
+        let mut outer =
+            Outer::new(options.server.clone(), tls, LocalEnd { mark: options.mark, source: None });
         if let (None, Some(file)) = (&options.credentials.cookie, &options.cookie_file) {
             options.credentials.cookie = file.load(&options.server)?;
         }
@@ -206,7 +207,13 @@ impl Tunnel {
         let banner = banner.or_else(|| opened.params.said.banner.clone());
         let (to_user, from_user) = ours.split();
         let told = Told { state: state_sender, params: params_sender, remote: remote_sender };
-        let task = tokio::spawn(keeper.keep_up(Link::new(opened.channels), to_user, from_user, asked_to_leave, told));
+        let task = tokio::spawn(keeper.keep_up(
+            Link::new(opened.channels),
+            to_user,
+            from_user,
+            asked_to_leave,
+            told,
+        ));
         Ok(Self { packets: Some(users), state, params, remote, banner, leave, task })
     }
 

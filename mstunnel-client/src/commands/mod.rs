@@ -2,6 +2,7 @@
 
 pub(crate) mod connect;
 pub(crate) mod get;
+pub(crate) mod load;
 mod online;
 pub(crate) mod ping;
 pub(crate) mod proxy;

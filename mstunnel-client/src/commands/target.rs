@@ -76,21 +76,56 @@ impl Target {
     /// As [`Target::open`]; the sockets to the server carry `mark`.
     pub(crate) async fn open_marked(&self, mark: Option<u32>) -> anyhow::Result<Tunnel> {
         let mut options = TunnelOptions::new(self.server.clone(), self.credentials().await?);
-        options.tls = TlsOptions {
-            authorities: self.ca.clone(),
-            pins: self.pin.clone(),
-            certificate: self.certificate.clone().zip(self.key.clone()),
-        };
+        options.tls = self.tls();
         options.cookie_file = self.cookie_file.as_ref().map(CookieFile::new);
         options.hostname.clone_from(&self.hostname);
         options.reconnect_limit = std::time::Duration::from_secs(self.reconnect_timeout);
         options.mark = mark;
-        options.datagrams = if self.no_dtls { UseDatagrams::No } else { UseDatagrams::Yes };
+        options.datagrams = self.datagrams();
         let tunnel = Tunnel::open(options).await?;
         if let Some(banner) = tunnel.banner() {
             say(banner);
         }
         Ok(tunnel)
+    }
+
+    /// The server.
+    pub(crate) fn server(&self) -> &ServerUrl {
+        &self.server
+    }
+
+    /// How it is known.
+    pub(crate) fn tls(&self) -> TlsOptions {
+        TlsOptions {
+            authorities: self.ca.clone(),
+            pins: self.pin.clone(),
+            certificate: self.certificate.clone().zip(self.key.clone()),
+        }
+    }
+
+    /// What this machine is called, if the server is to know.
+    pub(crate) fn hostname(&self) -> Option<&str> {
+        self.hostname.as_deref()
+    }
+
+    /// Whether packets may travel as datagrams.
+    pub(crate) fn datagrams(&self) -> UseDatagrams {
+        if self.no_dtls { UseDatagrams::No } else { UseDatagrams::Yes }
+    }
+
+    /// Credentials that many sessions sign in with, so that nobody can be asked.
+    pub(crate) async fn credentials_of_nobody(&self) -> anyhow::Result<Credentials> {
+        if self.cookie_file.is_some() {
+            bail!("a cookie is of one session: many sign in, so leave --cookie-file out");
+        }
+        let credentials = Credentials { prompt: None, ..self.credentials().await? };
+        if credentials.password.is_none() && credentials.token.is_none() && self.certificate.is_none() {
+            bail!(
+                "nobody is asked by so many sessions: use --user with --password-file, --token-file, --certificate \
+                 with --key, or --oidc-issuer"
+            );
+        }
+        Ok(credentials)
     }
 
     async fn credentials(&self) -> anyhow::Result<Credentials> {

@@ -29,7 +29,7 @@ pub(crate) mod testing;
 mod tests;
 mod timers;
 mod udp;
-mod wire;
+pub(crate) mod wire;
 
 use std::future::poll_fn;
 use std::net::{IpAddr, SocketAddr};

@@ -17,15 +17,15 @@ const HOP_LIMIT: u8 = 64;
 const DONT_FRAGMENT: u8 = 0x40;
 
 /// The header of UDP, and of an ICMP echo.
-pub(super) const HEADER: usize = 8;
+pub(crate) const HEADER: usize = 8;
 
 /// The length of an IP header of ours for `destination`.
-pub(super) fn ip_header_len(destination: IpAddr) -> usize {
+pub(crate) fn ip_header_len(destination: IpAddr) -> usize {
     if destination.is_ipv4() { V4_HEADER } else { V6_HEADER }
 }
 
 /// Writes a UDP datagram to the start of `room`; `None` when it does not fit or the families differ.
-pub(super) fn udp(room: &mut [u8], from: SocketAddr, to: SocketAddr, payload: &[u8]) -> Option<usize> {
+pub(crate) fn udp(room: &mut [u8], from: SocketAddr, to: SocketAddr, payload: &[u8]) -> Option<usize> {
     let datagram_len = HEADER + payload.len();
     let (len, datagram) = ip(room, from.ip(), to.ip(), 17, datagram_len)?;
     datagram[..2].copy_from_slice(&from.port().to_be_bytes());
@@ -41,7 +41,7 @@ pub(super) fn udp(room: &mut [u8], from: SocketAddr, to: SocketAddr, payload: &[
 }
 
 /// Writes an echo request with `payload_len` bytes of a pattern; `None` as in [`udp`].
-pub(super) fn echo_request(
+pub(crate) fn echo_request(
     room: &mut [u8],
     from: IpAddr,
     to: IpAddr,
@@ -67,7 +67,7 @@ pub(super) fn echo_request(
 }
 
 /// Whether the checksum of a UDP datagram or an ICMP message is right.
-pub(super) fn is_intact(packet: &Packet<'_>) -> bool {
+pub(crate) fn is_intact(packet: &Packet<'_>) -> bool {
     let payload = packet.payload();
     let protocol = packet.protocol();
     let sum = match protocol {

@@ -47,6 +47,13 @@ pub(crate) struct Scratch {
     pub(super) control: PacketBuf,
 }
 
+impl Scratch {
+    /// Room for one packet, free between turns.
+    pub(crate) fn packet(&mut self) -> &mut PacketBuf {
+        &mut self.control
+    }
+}
+
 impl Default for Scratch {
     fn default() -> Self {
         Self { read: vec![0; READ_BUFFER].into_boxed_slice(), control: PacketBuf::new(MAX_PACKET) }

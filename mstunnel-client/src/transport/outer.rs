@@ -4,7 +4,7 @@
 //! RFC 8305 (Happy Eyeballs), reduced: addresses in the resolver's order, each with a head start.
 
 use std::io::{self, Read};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -94,6 +94,16 @@ impl Outer {
     /// Our end.
     pub(crate) fn local(&self) -> LocalEnd {
         self.local
+    }
+
+    /// The same from this address.
+    pub(crate) fn with_source(self, source: Option<IpAddr>) -> Self {
+        Self { local: LocalEnd { source, ..self.local }, ..self }
+    }
+
+    /// Whether the server was found before.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.settled.is_some()
     }
 
     /// The server.
