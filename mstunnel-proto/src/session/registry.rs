@@ -505,6 +505,16 @@ impl Registry {
         self.by_user.values().flat_map(|own| &own.all).filter_map(|id| self.records.get(id))
     }
 
+    /// The session that was made last, whether it lives or not; numbers grow.
+    pub fn newest(&self) -> SessionId {
+        SessionId::new(self.next_id - 1)
+    }
+
+    /// Every session that was made after `id`, in order; O(how many were made).
+    pub fn records_after(&self, id: SessionId) -> impl Iterator<Item = &Record> + '_ {
+        (id.get() + 1..self.next_id).filter_map(|number| self.records.get(&SessionId::new(number)))
+    }
+
     /// One session.
     pub fn record(&self, id: SessionId) -> Option<&Record> {
         self.records.get(&id)

@@ -414,6 +414,21 @@ mod registry {
 
     /// Covers: statement 41, P-009, R6
     #[test]
+    fn who_looks_at_new_sessions_finds_each_once_and_none_that_has_ended() {
+        let mut registry = registry_with(limits());
+        let before = registry.newest();
+        let ids: Vec<SessionId> =
+            (1..=3).map(|n| registry.admit(admit("ann", cookie(n)), origin()).unwrap()).collect();
+        let found = |registry: &Registry, id| registry.records_after(id).map(Record::id).collect::<Vec<_>>();
+        assert_eq!(found(&registry, before), ids);
+        assert_eq!(found(&registry, ids[0]), ids[1..]);
+        assert_eq!(found(&registry, registry.newest()), []);
+        let attachment = registry.attach(connect(cookie(2)), origin()).unwrap();
+        lose(&mut registry, &attachment, CloseReason::UserLeft, origin());
+        assert_eq!(found(&registry, before), [ids[0], ids[2]]);
+    }
+
+    #[test]
     fn a_goodbye_kills_the_cookie_and_a_lost_stream_keeps_it_for_the_window() {
         let start = origin();
         for (reason, within, after) in [

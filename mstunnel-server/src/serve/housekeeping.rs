@@ -32,17 +32,19 @@ pub(crate) async fn revoke(shared: Arc<Shared>) {
             continue;
         };
         let generation = (Arc::as_ptr(&verifier) as usize, accounts.generation());
-        if !watch.is_due(generation, Instant::now()) {
+        let Some(look) = watch.look(generation, Instant::now()) else {
             continue;
-        }
-        let by_password = |record: &&Record| record.method() == AuthMethod::Password;
-        let revoked: Vec<SessionId> = shared
-            .registry()
-            .records()
-            .filter(by_password)
-            .filter(|record| !accounts.is_active(record.user()))
-            .map(Record::id)
-            .collect();
+        };
+        let is_revoked =
+            |record: &&Record| record.method() == AuthMethod::Password && !accounts.is_active(record.user());
+        let revoked: Vec<SessionId> = {
+            let registry = shared.registry();
+            watch.looked_until = registry.newest();
+            match look {
+                Look::All => registry.records().filter(is_revoked).map(Record::id).collect(),
+                Look::After(id) => registry.records_after(id).filter(is_revoked).map(Record::id).collect(),
+            }
+        };
         for id in revoked {
             tracing::info!(session = %id, "the account was removed or locked");
             shared.end(id, CloseReason::AccountRevoked);
@@ -75,22 +77,37 @@ fn entropy() -> Result<[u8; 32]> {
     Ok(bytes)
 }
 
-/// When sessions are compared with the accounts: after a change, and for as long as a login may take.
+/// When sessions are compared with the accounts: all after a change, and for as long as a login may take those that are new.
 ///
 /// A password that is being hashed while its account is locked is found right, by the table of before, and
 /// becomes a session after the first look.
-#[derive(Default)]
 struct Watch {
     seen: Option<(usize, u64)>,
     until: Option<Instant>,
+    /// The newest session at the last look.
+    looked_until: SessionId,
+}
+
+/// Which sessions are compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Look {
+    All,
+    After(SessionId),
+}
+
+impl Default for Watch {
+    fn default() -> Self {
+        Self { seen: None, until: None, looked_until: SessionId::new(0) }
+    }
 }
 
 impl Watch {
-    fn is_due(&mut self, generation: (usize, u64), now: Instant) -> bool {
+    fn look(&mut self, generation: (usize, u64), now: Instant) -> Option<Look> {
         if self.seen.replace(generation) != Some(generation) {
             self.until = Some(now + FRONT_TIMEOUT + REVOCATION_CHECK);
+            return Some(Look::All);
         }
-        self.until.is_some_and(|until| now <= until)
+        self.until.is_some_and(|until| now <= until).then_some(Look::After(self.looked_until))
     }
 }
 
@@ -136,12 +153,14 @@ mod tests {
         let start = Instant::now();
         let secs = |n| start + Duration::from_secs(n);
         let mut watch = Watch::default();
-        assert!(watch.is_due((1, 1), start));
-        assert!(watch.is_due((1, 1), secs(300)), "the longest login has just ended");
-        assert!(!watch.is_due((1, 1), secs(303)));
-        assert!(watch.is_due((1, 2), secs(400)), "the file has changed");
-        assert!(watch.is_due((1, 2), secs(402)));
-        assert!(watch.is_due((2, 1), secs(800)), "a reload has read another file");
-        assert!(!watch.is_due((2, 1), secs(1_200)));
+        let new = Some(Look::After(SessionId::new(7)));
+        assert_eq!(watch.look((1, 1), start), Some(Look::All));
+        watch.looked_until = SessionId::new(7);
+        assert_eq!(watch.look((1, 1), secs(300)), new, "the longest login has just ended");
+        assert_eq!(watch.look((1, 1), secs(303)), None);
+        assert_eq!(watch.look((1, 2), secs(400)), Some(Look::All), "the file has changed");
+        assert_eq!(watch.look((1, 2), secs(402)), new);
+        assert_eq!(watch.look((2, 1), secs(800)), Some(Look::All), "a reload has read another file");
+        assert_eq!(watch.look((2, 1), secs(1_200)), None);
     }
 }
