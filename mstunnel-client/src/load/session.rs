@@ -195,10 +195,10 @@ fn turn(channels: &mut Channels, mut echo: Option<&mut Echo>) -> io::Result<bool
         channels.transmit_control(scratch, now)?;
         if let Some(echo) = echo
             && channels.takes_packets()
-            && echo.poll_packet(scratch.packet(), now)
+            && echo.poll_packet(&mut scratch.control, now)
         {
-            channels.seal(scratch.packet(), now);
-            channels.flush()?;
+            channels.seal(&mut scratch.control, &mut scratch.datagrams, now);
+            channels.flush(&mut scratch.datagrams)?;
         }
         Ok(more)
     })

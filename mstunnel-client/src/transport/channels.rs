@@ -19,7 +19,7 @@ use mstunnel_proto::session::{
 use rustls::ClientConnection;
 use tokio::net::TcpStream;
 
-use super::datagrams::Datagrams;
+use super::datagrams::{DatagramBuffers, Datagrams};
 use super::records::{Received, Records};
 
 /// Bytes of the read buffer: what is left of a frame, and a few full TLS records behind it.
@@ -44,19 +44,18 @@ pub(crate) enum LinkEnd {
 /// Buffers of one turn.
 pub(crate) struct Scratch {
     pub(super) read: Box<[u8]>,
-    pub(super) control: PacketBuf,
-}
-
-impl Scratch {
     /// Room for one packet, free between turns.
-    pub(crate) fn packet(&mut self) -> &mut PacketBuf {
-        &mut self.control
-    }
+    pub(crate) control: PacketBuf,
+    pub(crate) datagrams: DatagramBuffers,
 }
 
 impl Default for Scratch {
     fn default() -> Self {
-        Self { read: vec![0; READ_BUFFER].into_boxed_slice(), control: PacketBuf::new(MAX_PACKET) }
+        Self {
+            read: vec![0; READ_BUFFER].into_boxed_slice(),
+            control: PacketBuf::new(MAX_PACKET),
+            datagrams: DatagramBuffers::default(),
+        }
     }
 }
 
@@ -163,24 +162,27 @@ impl Channels {
 
     /// Sends what the session itself has to say, as far as the socket takes it.
     pub(crate) fn transmit_control(&mut self, scratch: &mut Scratch, now: Instant) -> io::Result<()> {
-        let control = &mut scratch.control;
+        let Scratch { control, datagrams, .. } = scratch;
         // A server that asks without reading makes nothing grow: answers wait in the session, bounded.
         while self.blocked && self.session.poll_datagram(control) {
-            self.send_datagram(control, now);
+            self.send_datagram(control, datagrams, now);
         }
         while !self.blocked
             && let Some(channel) = self.session.poll_transmit(control)
         {
             match channel {
                 Channel::Stream => self.records.write_frame(control.as_slice())?,
-                Channel::Datagram => self.send_datagram(control, now),
+                Channel::Datagram => self.send_datagram(control, datagrams, now),
             }
         }
-        self.flush()
+        self.flush(datagrams)
     }
 
-    /// Hands what is sealed to the socket.
-    pub(crate) fn flush(&mut self) -> io::Result<()> {
+    /// Hands what is sealed to the sockets.
+    pub(crate) fn flush(&mut self, buffers: &mut DatagramBuffers) -> io::Result<()> {
+        if let Some(datagrams) = &self.datagrams {
+            datagrams.flush(buffers);
+        }
         self.blocked = !self.records.flush()?;
         Ok(())
     }
@@ -195,18 +197,18 @@ impl Channels {
         !self.blocked || self.session.channel() == Channel::Datagram
     }
 
-    /// Seals a packet of the user; one for the stream leaves with the next flush.
-    pub(crate) fn seal(&mut self, packet: &mut PacketBuf, now: Instant) {
+    /// Seals a packet of the user, which leaves with the next flush.
+    pub(crate) fn seal(&mut self, packet: &mut PacketBuf, buffers: &mut DatagramBuffers, now: Instant) {
         match self.session.encapsulate(packet, now) {
             // An error of the writer is one of the connection; the next flush or read tells it.
             Ok(Channel::Stream) => drop(self.records.write_frame(packet.as_slice())),
-            Ok(Channel::Datagram) => self.send_datagram(packet, now),
+            Ok(Channel::Datagram) => self.send_datagram(packet, buffers, now),
             Err(_) => {}
         }
     }
 
-    fn send_datagram(&mut self, unit: &mut PacketBuf, now: Instant) {
-        if !self.datagrams.as_mut().is_some_and(|datagrams| datagrams.send(unit, now)) {
+    fn send_datagram(&mut self, unit: &mut PacketBuf, buffers: &mut DatagramBuffers, now: Instant) {
+        if !self.datagrams.as_mut().is_some_and(|datagrams| datagrams.send(unit, buffers, now)) {
             self.unsent += 1;
         }
     }
@@ -295,7 +297,7 @@ impl Channels {
         self.session.counters()
     }
 
-    /// Datagrams that the socket did not take.
+    /// Datagrams that could not be sealed.
     pub(crate) fn unsent(&self) -> u64 {
         self.unsent
     }

@@ -120,7 +120,7 @@ impl Link {
                 }
                 packet = from_user.recv(), if self.channels.takes_packets() && !self.user_gone => match packet {
                     Some(mut packet) => {
-                        self.channels.seal(&mut packet, Instant::now());
+                        self.channels.seal(&mut packet, &mut self.scratch.datagrams, Instant::now());
                         from_user.recycle(packet);
                     }
                     None => self.user_gone = true,
@@ -145,15 +145,16 @@ impl Link {
         let mut sealed = 0;
         while self.channels.takes_packets() && sealed < QUEUE {
             let Some(mut packet) = from_user.try_recv() else { break };
-            self.channels.seal(&mut packet, Instant::now());
+            self.channels.seal(&mut packet, &mut self.scratch.datagrams, Instant::now());
             from_user.recycle(packet);
             sealed += 1;
             if sealed % PACKETS_PER_FLUSH == 0 {
-                self.channels.flush()?;
+                self.channels.flush(&mut self.scratch.datagrams)?;
             }
         }
-        if !self.channels.is_blocked() {
-            self.channels.flush()?;
+        // Once more although the stream is full: datagrams do not wait for it.
+        if !self.channels.is_blocked() || sealed > 0 {
+            self.channels.flush(&mut self.scratch.datagrams)?;
         }
         more |= sealed == QUEUE && self.channels.takes_packets();
         Ok(more)

@@ -6,6 +6,7 @@
 //! | [`ServerChannel`] | the datagram channel of one session of a server |
 //! | [`ClientChannel`] | the datagram channel of a client |
 //! | [`Sealer`] | the sending half, lock-free, for any thread |
+//! | [`Burst`] | datagrams to one place for one system call |
 //! | [`Suite`], [`Keying`] | what protects the packets, and from what secret |
 //! | [`records`], [`RecordHeader`], [`ReplayWindow`] | the record layer |
 //!
@@ -31,6 +32,7 @@
 //! RFC 6347, RFC 5246, RFC 4279, RFC 5487, RFC 7905; protocol.md section 5; R11 to R19.
 
 mod association;
+mod burst;
 mod client_channel;
 mod cookie;
 mod crypto;
@@ -51,6 +53,7 @@ mod suite;
 #[cfg(test)]
 mod tests;
 
+pub use burst::{Burst, Taken};
 pub use client_channel::{ClientChannel, ClientChannelEvent};
 pub use cookie::{COOKIE_KEY_LIFETIME, CookieKeys, Greeting, VerifiedHello, is_client_hello};
 pub use flight::{FIRST_RESEND, MAX_FLIGHT_DATAGRAM, MAX_RESEND};

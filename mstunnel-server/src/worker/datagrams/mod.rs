@@ -13,12 +13,10 @@
 //! | file | holds |
 //! | --- | --- |
 //! | `socket` | one UDP socket: many datagrams a system call, from the address that was asked |
-//! | `batch` | records of one client, sent as one GSO burst |
 //! | `outlet` | the sockets of a worker and its burst |
 //! | `directory` | who has which App-ID and which remote address |
 //! | `leg` | the datagram channel of one tunnel |
 
-mod batch;
 mod directory;
 mod leg;
 mod outlet;

@@ -2,37 +2,36 @@
 
 use std::rc::Rc;
 
-use mstunnel_proto::dtls::Path;
+use mstunnel_proto::dtls::{Burst, Path, Taken};
 
-use super::batch::Batch;
 use super::socket::DatagramSocket;
 
 /// The sockets of a worker and its burst.
 pub(crate) struct Outlet {
     sockets: Rc<[DatagramSocket]>,
-    batch: Batch,
+    burst: Burst<Path>,
 }
 
 impl Outlet {
     /// An outlet over `sockets`; a [`Path`] says which by its place.
     pub(crate) fn new(sockets: Rc<[DatagramSocket]>) -> Self {
         let max_segments = sockets.iter().map(DatagramSocket::max_segments).min().unwrap_or(1);
-        Self { sockets, batch: Batch::new(max_segments) }
+        Self { sockets, burst: Burst::new(max_segments) }
     }
 
     /// Adds a datagram of `len` bytes to the burst; `fill` writes it, or gives it up. Returns whether it did.
     ///
     /// What is there for another client, or is too much for one system call, is sent first.
     pub(crate) fn put(&mut self, path: Path, len: usize, fill: impl FnOnce(&mut [u8]) -> bool) -> bool {
-        if self.batch.room(path, len).is_none() {
+        if self.burst.room(path, len).is_none() {
             self.flush();
         }
-        let Some(room) = self.batch.room(path, len) else {
+        let Some(room) = self.burst.room(path, len) else {
             return false;
         };
         let is_filled = fill(room);
         if is_filled {
-            self.batch.commit(len);
+            self.burst.commit(len);
         }
         is_filled
     }
@@ -48,7 +47,7 @@ impl Outlet {
 
     /// Hands the burst to the kernel.
     pub(crate) fn flush(&mut self) {
-        let Some((path, bytes, segment)) = self.batch.take() else {
+        let Some(Taken { destination: path, bytes, segment }) = self.burst.take() else {
             return;
         };
         let Some(socket) = self.sockets.get(usize::from(path.socket)) else {
