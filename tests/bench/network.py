@@ -167,7 +167,10 @@ class Network:
         """What iperf3 in the client's namespace has delivered: bytes, and bits a second."""
         text = self.within("client", "iperf3", "--client", target, "--parallel", streams, "--time", seconds, "--json",
                            *flags)
-        return json.loads(text)["end"]["sum_received"]
+        end = json.loads(text)["end"]
+        if "sum_received" not in end:
+            sys.exit(f"iperf3 has not come to its end:\n{text[-2000:]}")
+        return end["sum_received"]
 
 
 def processor_seconds(process):
