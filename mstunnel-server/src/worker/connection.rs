@@ -28,7 +28,7 @@ use super::inward::Inward;
 use super::live::{Live, Who};
 use super::records::Records;
 use super::shared::{Shared, Told};
-use super::tunnel::Tunnel;
+use super::tunnel::{Tunnel, Turn};
 use crate::admin::{EventKind, ServerState};
 use crate::serve::effective::Effective;
 
@@ -256,10 +256,10 @@ async fn turns(
 async fn until_closed(tunnel: &RefCell<Tunnel>, context: &WorkerContext) -> CloseReason {
     let timer = tokio::time::sleep(std::time::Duration::ZERO);
     tokio::pin!(timer);
-    std::future::poll_fn(|cx| {
+    let mut turn = std::future::poll_fn(|cx| {
         let mut tunnel = tunnel.borrow_mut();
-        if let Poll::Ready(reason) = tunnel.poll(cx, context, Instant::now()) {
-            return Poll::Ready(reason);
+        if let Poll::Ready(turn) = tunnel.poll(cx, context, Instant::now()) {
+            return Poll::Ready(turn);
         }
         if let Some(at) = tunnel.arm() {
             let at = tokio::time::Instant::from_std(at);
@@ -271,8 +271,15 @@ async fn until_closed(tunnel: &RefCell<Tunnel>, context: &WorkerContext) -> Clos
             }
         }
         Poll::Pending
-    })
-    .await
+    });
+    loop {
+        match (&mut turn).await {
+            // A task that wakes itself is asked again, some sixty times, before the runtime looks what else has arrived. One
+            // that yields comes after that (R57).
+            Turn::CutShort => tokio::task::yield_now().await,
+            Turn::Closed(reason) => return reason,
+        }
+    }
 }
 
 /// What an admission is to the registry.

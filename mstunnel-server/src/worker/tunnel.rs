@@ -15,7 +15,7 @@ use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use mstunnel_proto::buf::PacketBuf;
 use mstunnel_proto::close::CloseReason;
@@ -42,6 +42,10 @@ pub(crate) const READ_BUFFER: usize = MAX_FRAME + LONGEST_RECORD + WIRE_BUFFER;
 /// Reads of one turn before other tasks of the worker get theirs (R57): some 130 full packets.
 const READS_PER_TURN: usize = 4;
 
+/// And no further read after so long, which is about what 130 full packets take: bytes in tiny frames and tiny records
+/// cost ten times as much (R57).
+const TURN: Duration = Duration::from_micros(300);
+
 /// Queued packets that are sealed before a flush, so that records never pile up unbounded.
 const PACKETS_PER_FLUSH: usize = 64;
 
@@ -59,6 +63,14 @@ pub(crate) struct Bench {
     pub(crate) outlet: RefCell<Outlet>,
     /// The sources of ICMP errors that the server makes, IPv4 and IPv6.
     pub(crate) own_addresses: Vec<std::net::IpAddr>,
+}
+
+/// How a turn ended that did not end with waiting.
+pub(crate) enum Turn {
+    /// There is more to read. Others come first.
+    CutShort,
+    /// The session is over.
+    Closed(CloseReason),
 }
 
 /// One live tunnel.
@@ -352,13 +364,8 @@ impl Tunnel {
 
     /// One turn of the drive loop: inputs, then outputs in the order transmit, event.
     ///
-    /// The caller re-arms its timer from [`Tunnel::arm`] after every turn.
-    pub(crate) fn poll(
-        &mut self,
-        cx: &mut Context<'_>,
-        context: &WorkerContext,
-        now: Instant,
-    ) -> Poll<CloseReason> {
+    /// The caller re-arms its timer from [`Tunnel::arm`] when it waits for the next turn.
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>, context: &WorkerContext, now: Instant) -> Poll<Turn> {
         let bench = &context.bench;
         if !self.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
             self.waker = Some(cx.waker().clone());
@@ -371,8 +378,9 @@ impl Tunnel {
             leg.handle_timeout(now);
             self.drain_leg(context);
         }
+        let mut is_cut_short = false;
         if self.session.state() == SessionState::Open {
-            self.poll_frames(cx, bench, now);
+            is_cut_short = self.poll_frames(cx, bench, now);
             bench.egress.flush();
             self.count_refused(bench);
         }
@@ -386,7 +394,10 @@ impl Tunnel {
         }
         bench.outlet.borrow_mut().flush();
         if let Some(SessionEvent::Closed { reason }) = self.session.poll_event() {
-            return Poll::Ready(reason);
+            return Poll::Ready(Turn::Closed(reason));
+        }
+        if is_cut_short {
+            return Poll::Ready(Turn::CutShort);
         }
         // Readiness that is there already means another turn; registering is what matters else.
         if self.blocked && self.records.poll_writable(cx).is_ready() {
@@ -395,13 +406,15 @@ impl Tunnel {
         Poll::Pending
     }
 
-    fn poll_frames(&mut self, cx: &mut Context<'_>, bench: &Bench, now: Instant) {
+    /// Takes frames in; whether it stopped with more to read, for which no waker is registered.
+    fn poll_frames(&mut self, cx: &mut Context<'_>, bench: &Bench, now: Instant) -> bool {
         let (mut buffer, mut wire) = (bench.read.borrow_mut(), bench.wire.borrow_mut());
-        for turn in 0.. {
-            if turn == READS_PER_TURN {
-                cx.waker().wake_by_ref();
-                return;
+        let mut reads = 0;
+        loop {
+            if reads == READS_PER_TURN || reads > 0 && now.elapsed() >= TURN {
+                return true;
             }
+            reads += 1;
             let kept = self.remainder.take_into(&mut buffer);
             // The first turn also looks at what came behind the CONNECT request.
             let read = match self.records.poll_read(cx, &mut wire, &mut buffer[kept..]) {
@@ -409,7 +422,7 @@ impl Tunnel {
                 Poll::Ready(Ok(read)) if read > 0 => read,
                 Poll::Ready(Ok(_) | Err(_)) => {
                     self.session.handle_stream_closed();
-                    return;
+                    return false;
                 }
             };
             let mut frames = Frames::new(&mut buffer[..kept + read]);
@@ -423,21 +436,22 @@ impl Tunnel {
                                     self.session.count_drop(reason);
                                 }
                             }
-                            Inbound::Handled => self.transmit_control(bench),
-                            Inbound::Dropped(_) => {}
+                            Inbound::Handled | Inbound::Dropped(_) => {}
                         }
                     }
                     Ok(None) => break,
                     Err(error) => {
                         tracing::debug!(session = %self.session.id(), %error, "bad frame");
                         self.session.close(CloseReason::ProtocolError);
-                        return;
+                        return false;
                     }
                 }
             }
             self.remainder.keep(frames.rest());
+            // Once for all that one read has brought: of a flood of questions the session answers the first.
+            self.transmit_control(bench);
             if read == 0 || self.session.state() != SessionState::Open {
-                return;
+                return false;
             }
         }
     }
