@@ -239,8 +239,9 @@ impl Session {
     }
 
     fn owe_response(&mut self, channel: Channel, payload: &[u8]) -> Inbound<'static> {
-        let owed_bytes: usize = self.owed.iter().map(|(_, owed)| owed.len()).sum();
-        if self.owed.len() >= MAX_OWED_RESPONSES || owed_bytes + payload.len() > MAX_OWED_BYTES {
+        let owed_bytes = || self.owed.iter().map(|(_, owed)| owed.len()).sum::<usize>();
+        // The number first: in a flood it is what is asked for every frame.
+        if self.owed.len() >= MAX_OWED_RESPONSES || owed_bytes() + payload.len() > MAX_OWED_BYTES {
             return Inbound::Dropped(self.drop(DropReason::RateLimited));
         }
         self.owed.push_back((channel, payload.into()));
