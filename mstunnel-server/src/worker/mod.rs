@@ -34,7 +34,7 @@ use mstunnel_proto::buf::{MAX_PACKET, PacketBuf};
 use tokio::task::LocalSet;
 
 pub(crate) use self::datagrams::bind as bind_datagrams;
-use self::datagrams::{DatagramSocket, Intake, Outlet};
+use self::datagrams::{Apart, DatagramSocket, Intake, Outlet};
 pub(crate) use self::front::FRONT_TIMEOUT;
 use self::handshake::Hellos;
 pub(crate) use self::listener::bind;
@@ -69,6 +69,7 @@ pub(crate) struct WorkerContext {
     pub(crate) bench: Rc<Bench>,
     pub(crate) tunnels: TunnelTable,
     pub(crate) hellos: Hellos,
+    pub(crate) apart: Apart,
     connections: Cell<u64>,
 }
 
@@ -116,6 +117,7 @@ impl Worker {
             bench,
             tunnels: TunnelTable::default(),
             hellos: Hellos::default(),
+            apart: Apart::default(),
             connections: Cell::new(0),
         });
         for listener in self.listeners {
@@ -125,6 +127,7 @@ impl Worker {
             let socket = u16::try_from(socket).expect("there are a few listening addresses");
             tokio::task::spawn_local(reception::receive_all(socket, Rc::clone(&context)));
         }
+        tokio::task::spawn_local(reception::set_apart(Rc::clone(&context)));
         let inbound = inbound::Inbound { context: Rc::clone(&context) };
         let inbound = tokio::task::spawn_local(inbound.run());
         tokio::select! {

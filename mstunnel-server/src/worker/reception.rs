@@ -4,6 +4,7 @@
 //! and a hash, is answered with at most one that is not longer, and leaves nothing behind (R12, R15).
 
 use std::io;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -11,7 +12,7 @@ use mstunnel_proto::drop::DropReason;
 use mstunnel_proto::dtls::{ClientHello, Greeting, Path, RecordHeader, is_client_hello};
 
 use super::WorkerContext;
-use super::datagrams::{Burst, Clarity, Holder, Origin};
+use super::datagrams::{Burst, Clarity, DatagramSocket, Holder, Origin, connect};
 use super::mailbox::{DatagramKind, Letter};
 use super::shared::canonical;
 use super::touched::Touched;
@@ -24,45 +25,100 @@ const USUAL_BURST: usize = 32;
 /// How long reading pauses when the kernel has no memory for us.
 const PAUSE: Duration = Duration::from_millis(100);
 
+/// How often it is looked for whether a noisy client is still there.
+const LOOK: Duration = Duration::from_secs(10);
+
 /// Reads the socket at place `socket` until the server stops.
 pub(crate) async fn receive_all(socket: u16, context: Rc<WorkerContext>) {
-    let mut reception =
-        Reception { socket, context: Rc::clone(&context), touched: Touched::with_capacity(USUAL_BURST) };
-    let complaint = RateLimit::once_a_minute();
+    Reception::new(socket, None, context).run().await;
+}
+
+/// Gives noisy clients sockets of their own, and reads those, until the server stops.
+pub(crate) async fn set_apart(context: Rc<WorkerContext>) {
     loop {
-        let received = tokio::select! {
-            received = reception.receive() => received,
-            () = context.shared.reached(ServerState::Stopping) => return,
-        };
-        match received {
-            Ok(Burst::All) => {}
-            // Others of this worker have their turn between two bursts (R57).
-            Ok(Burst::Full) => tokio::task::yield_now().await,
+        let path = context.apart.next().await;
+        let opened = context.bench.sockets[usize::from(path.socket)].local_addr().and_then(|shared| {
+            let local = path.local.unwrap_or(shared.ip());
+            connect(SocketAddr::new(local, shared.port()), path.remote)
+        });
+        match opened {
+            Ok(socket) => {
+                tracing::debug!(remote = %path.remote, "a noisy client gets a socket of its own");
+                tokio::task::spawn_local(receive_apart(path, socket, Rc::clone(&context)));
+            }
             Err(error) => {
-                if let Some(missed) = complaint.permit() {
-                    tracing::warn!(%error, missed, "cannot read datagrams; clients go on over TLS");
-                }
-                tokio::time::sleep(PAUSE).await;
+                // It stays with the others, and may be asked for again.
+                tracing::debug!(%error, remote = %path.remote, "no socket for a noisy client");
+                context.apart.leave(path);
             }
         }
     }
 }
 
+/// Reads the socket of the client at `path` while it is there.
+async fn receive_apart(path: Path, socket: DatagramSocket, context: Rc<WorkerContext>) {
+    let mut reception = Reception::new(path.socket, Some(socket), Rc::clone(&context));
+    let is_gone = async {
+        while context.shared.directory.by_remote(path.remote, Clarity::Sealed).is_some() {
+            tokio::time::sleep(LOOK).await;
+        }
+    };
+    tokio::select! {
+        () = reception.run() => {}
+        () = is_gone => {}
+    }
+    context.apart.leave(path);
+}
+
 struct Reception {
+    /// The place of the socket that is read, or that the client's own stands for.
     socket: u16,
+    own: Option<DatagramSocket>,
     context: Rc<WorkerContext>,
     touched: Touched,
 }
 
 impl Reception {
+    fn new(socket: u16, own: Option<DatagramSocket>, context: Rc<WorkerContext>) -> Self {
+        Self { socket, own, context, touched: Touched::with_capacity(USUAL_BURST) }
+    }
+
+    /// Reads until the server stops.
+    async fn run(&mut self) {
+        let (context, complaint) = (Rc::clone(&self.context), RateLimit::once_a_minute());
+        loop {
+            let received = tokio::select! {
+                received = self.receive() => received,
+                () = context.shared.reached(ServerState::Stopping) => return,
+            };
+            match received {
+                Ok(Burst::All) => {}
+                // Others of this worker have their turn between two bursts (R57).
+                Ok(Burst::Full) => tokio::task::yield_now().await,
+                // What a host says that has closed its port; only a connected socket hears it.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
+                Err(error) => {
+                    if let Some(missed) = complaint.permit() {
+                        tracing::warn!(%error, missed, "cannot read datagrams; clients go on over TLS");
+                    }
+                    tokio::time::sleep(PAUSE).await;
+                }
+            }
+        }
+    }
+
     /// Takes in one burst.
     async fn receive(&mut self) -> io::Result<Burst> {
         let burst = std::future::poll_fn(|cx| {
             let context = Rc::clone(&self.context);
             let now = Instant::now();
             let mut intake = context.bench.intake.borrow_mut();
-            context.bench.sockets[usize::from(self.socket)]
-                .poll_recv(cx, &mut intake, |origin, datagram| self.take(origin, datagram, now))
+            let own = self.own.take();
+            let socket = own.as_ref().unwrap_or(&context.bench.sockets[usize::from(self.socket)]);
+            let polled =
+                socket.poll_recv(cx, &mut intake, |origin, datagram| self.take(origin, datagram, now));
+            self.own = own;
+            polled
         })
         .await?;
         self.touched.flush(&self.context.bench, Instant::now());

@@ -175,11 +175,11 @@ impl Tunnel {
                     self.session.count_drop(reason);
                 }
             }
-            DatagramKind::Records => self.open_records(path, datagram, bench, now),
+            DatagramKind::Records => self.open_records(path, datagram, context, now),
             DatagramKind::Stray => {
                 let first = dtls::records(datagram).next();
                 if first.is_some_and(|record| leg.recognizes(record, &mut Vec::new())) {
-                    self.open_records(path, datagram, bench, now);
+                    self.open_records(path, datagram, context, now);
                 } else {
                     self.session.count_drop(DropReason::RecordForged);
                 }
@@ -189,14 +189,16 @@ impl Tunnel {
         self.transmit_control(bench);
     }
 
-    fn open_records(&mut self, path: Path, datagram: &mut [u8], bench: &Bench, now: Instant) {
+    fn open_records(&mut self, path: Path, datagram: &mut [u8], context: &WorkerContext, now: Instant) {
         let Some(leg) = &mut self.leg else { return };
+        let (bench, mut is_bad) = (&context.bench, false);
         for record in dtls::records(datagram) {
             let plaintext = match leg.receive(path, record, now) {
                 Opened::Application(plaintext) => plaintext,
                 Opened::Handled => continue,
                 Opened::Dropped(reason) => {
                     self.session.count_drop(reason);
+                    is_bad = true;
                     continue;
                 }
             };
@@ -209,6 +211,9 @@ impl Tunnel {
                 }
                 Inbound::Handled | Inbound::Dropped(_) => {}
             }
+        }
+        if is_bad && leg.is_noisy(now) {
+            context.apart.ask(path);
         }
     }
 

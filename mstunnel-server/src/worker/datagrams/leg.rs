@@ -10,6 +10,7 @@ use mstunnel_proto::connect::DtlsKey;
 use mstunnel_proto::drop::DropReason;
 use mstunnel_proto::dtls::{Keying, Opened, Path, ServerChannel, ServerChannelEvent, Suite, VerifiedHello};
 
+use super::apart::Noise;
 use super::directory::{APP_ID_BYTES, Directory, Holder};
 use super::outlet::Outlet;
 
@@ -23,6 +24,7 @@ pub(crate) struct DatagramLeg {
     settled: Option<SocketAddr>,
     /// Where the directory believes a handshake to go on.
     begun: Option<SocketAddr>,
+    noise: Noise,
 }
 
 /// What became of the channel.
@@ -56,7 +58,15 @@ impl DatagramLeg {
     pub(crate) fn new(offer: DatagramOffer, directory: Arc<Directory>, holder: Holder) -> Self {
         directory.offer(offer.app_id, holder);
         let channel = ServerChannel::new(offer.keying);
-        Self { channel, directory, app_id: offer.app_id, holder, settled: None, begun: None }
+        Self {
+            channel,
+            directory,
+            app_id: offer.app_id,
+            holder,
+            settled: None,
+            begun: None,
+            noise: Noise::default(),
+        }
     }
 
     /// Takes in a ClientHello whose sender is where it says to be.
@@ -75,6 +85,11 @@ impl DatagramLeg {
     /// Whether a record from an address that nobody has is this client's (R19); `scratch` is room to work in.
     pub(crate) fn recognizes(&self, record: &[u8], scratch: &mut Vec<u8>) -> bool {
         self.channel.recognizes(record, scratch)
+    }
+
+    /// Counts a bad datagram from an address of this client; whether it shall have a socket of its own.
+    pub(crate) fn is_noisy(&mut self, now: Instant) -> bool {
+        self.noise.count(now)
     }
 
     /// Opens one record.

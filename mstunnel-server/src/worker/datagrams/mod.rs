@@ -13,16 +13,19 @@
 //! | file | holds |
 //! | --- | --- |
 //! | `socket` | one UDP socket: many datagrams a system call, from the address that was asked |
+//! | `apart` | clients whose bad datagrams are so many that they get a socket of their own |
 //! | `outlet` | the sockets of a worker and its burst |
 //! | `directory` | who has which App-ID and which remote address |
 //! | `leg` | the datagram channel of one tunnel |
 
+mod apart;
 mod directory;
 mod leg;
 mod outlet;
 mod socket;
 
+pub(crate) use apart::Apart;
 pub(crate) use directory::{APP_ID_BYTES, Clarity, Directory, Holder};
 pub(crate) use leg::{Change, DatagramLeg, DatagramOffer};
 pub(crate) use outlet::Outlet;
-pub(crate) use socket::{Burst, DatagramSocket, Intake, Origin, bind};
+pub(crate) use socket::{Burst, DatagramSocket, Intake, Origin, bind, connect};

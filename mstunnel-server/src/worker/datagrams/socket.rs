@@ -22,19 +22,35 @@ const SOCKET_BUFFER: usize = 4 << 20;
 /// Room for what one system call brings in for one slot: a GRO train of datagrams.
 const SLOT: usize = 65_535;
 
+/// The same for a client that has a socket of its own.
+const CONNECTED_BUFFER: usize = 1 << 20;
+
 /// Binds one worker's share of an address.
 ///
 /// # Errors
 /// The operating system's, for the caller to add the address to.
 pub(crate) fn bind(address: SocketAddr) -> io::Result<std::net::UdpSocket> {
+    bind_with(address, SOCKET_BUFFER)
+}
+
+/// Binds a socket beside that of [`bind`] that the kernel gives only what comes from `remote`.
+///
+/// Between the two system calls in here it may be given what is for others: it is to be read like theirs.
+pub(crate) fn connect(address: SocketAddr, remote: SocketAddr) -> io::Result<DatagramSocket> {
+    let socket = bind_with(address, CONNECTED_BUFFER)?;
+    socket.connect(remote)?;
+    DatagramSocket::new(socket)
+}
+
+fn bind_with(address: SocketAddr, buffer: usize) -> io::Result<std::net::UdpSocket> {
     let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
     socket.set_reuse_port(true)?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
     }
     // A smaller buffer than asked for works too.
-    let _ = socket.set_recv_buffer_size(SOCKET_BUFFER);
-    let _ = socket.set_send_buffer_size(SOCKET_BUFFER);
+    let _ = socket.set_recv_buffer_size(buffer);
+    let _ = socket.set_send_buffer_size(buffer);
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     Ok(socket.into())
@@ -83,6 +99,11 @@ impl DatagramSocket {
     pub(crate) fn new(socket: std::net::UdpSocket) -> io::Result<Self> {
         let state = UdpSocketState::new(UdpSockRef::from(&socket))?;
         Ok(Self { io: UdpSocket::from_std(socket)?, state })
+    }
+
+    /// The address that it is bound to.
+    pub(crate) fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.io.local_addr()
     }
 
     /// Hands every datagram of one system call to `each`.
