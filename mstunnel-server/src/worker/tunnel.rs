@@ -42,9 +42,9 @@ pub(crate) const READ_BUFFER: usize = MAX_FRAME + LONGEST_RECORD + WIRE_BUFFER;
 /// Reads of one turn before other tasks of the worker get theirs (R57): some 130 full packets.
 const READS_PER_TURN: usize = 4;
 
-/// And no further read after so long, which is about what 130 full packets take: bytes in tiny frames and tiny records
+/// And no further read after so long, which is about what 40 full packets take: bytes in tiny frames and tiny records
 /// cost ten times as much (R57).
-const TURN: Duration = Duration::from_micros(300);
+const TURN: Duration = Duration::from_micros(100);
 
 /// Queued packets that are sealed before a flush, so that records never pile up unbounded.
 const PACKETS_PER_FLUSH: usize = 64;
