@@ -95,7 +95,7 @@ class Client:
 
     def wait(self):
         if self.peer == "mstunnel+client":
-            self.network.wait_for(self.log, "connected to", self.process)
+            self.network.wait_for(self.log, "the tunnel is up", self.process)
             wait_for_channel(self.network, self.channel)
             return self
         self.network.wait_for(self.log, "the tunnel is up", self.process)
