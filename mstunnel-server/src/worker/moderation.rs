@@ -13,10 +13,10 @@
 
 use std::time::{Duration, Instant};
 
-/// From one turn of a busy worker to its next. At two gigabits a second some 10 full packets arrive meanwhile. Longer ones
+/// From one turn of a busy worker to its next. At two gigabits a second some 20 full packets arrive meanwhile. Longer ones
 /// save little and cost much where packets have to be acknowledged: the whole window of a flow then comes in one burst, which
 /// a client's socket buffer does not hold.
-const PERIOD: Duration = Duration::from_micros(50);
+const PERIOD: Duration = Duration::from_micros(100);
 
 /// Short waits in a row before the worker rests: more than the packets of a few questions and answers that cross.
 const STREAK: u32 = 16;
