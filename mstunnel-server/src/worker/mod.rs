@@ -15,6 +15,7 @@ mod listener;
 mod live;
 mod mailbox;
 mod moderation;
+mod priority;
 mod reception;
 mod records;
 mod shared;
@@ -40,6 +41,7 @@ use self::handshake::Hellos;
 pub(crate) use self::listener::bind;
 pub(crate) use self::live::Live;
 use self::moderation::Moderation;
+use self::priority::Priority;
 pub(crate) use self::shared::{Parts, Shared};
 use self::table::TunnelTable;
 use self::tunnel::{Bench, READ_BUFFER, WIRE_BUFFER};
@@ -88,7 +90,7 @@ impl Worker {
     /// # Errors
     /// What made the worker useless: the TUN device is gone, or the runtime failed.
     pub(crate) fn run(self) -> io::Result<()> {
-        let runtime = runtime()?;
+        let runtime = runtime(priority::raise())?;
         let tasks = LocalSet::new();
         let result = tasks.block_on(&runtime, self.serve());
         // Tasks that are left hold sockets; they end with the runtime.
@@ -143,10 +145,12 @@ thread_local! {
     static MODERATION: RefCell<Moderation> = RefCell::default();
 }
 
-/// A runtime for the calling thread that rests when it is woken too often.
-fn runtime() -> io::Result<tokio::runtime::Runtime> {
+/// A runtime for the calling thread that rests when it is woken too often. Threads that it starts, to hash passwords, get
+/// the priority `helpers`.
+fn runtime(helpers: Priority) -> io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
+        .on_thread_start(move || helpers.take())
         .on_thread_park(|| {
             MODERATION.with_borrow_mut(|moderation| {
                 if let Some(rest) = moderation.rest(Instant::now()) {
