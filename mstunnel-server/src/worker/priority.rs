@@ -56,8 +56,8 @@ mod tests {
             let worker = Priority::of_this_thread();
             let helper = super::super::runtime(before)
                 .unwrap()
-                .block_on(tokio::task::spawn_blocking(Priority::of_this_thread));
-            (before, worker, helper.unwrap())
+                .block_on(async { tokio::task::spawn_blocking(Priority::of_this_thread).await.unwrap() });
+            (before, worker, helper)
         })
         .join()
         .unwrap();
