@@ -127,3 +127,49 @@ fn a_session_outlives_an_outage_of_the_servers_interface() {
     assert!(again.output().contains(UP), "{}", again.output());
     until("an answer", LONG, || network.client(0).reaches(Network::CORPORATE_V4.into()).then_some(()));
 }
+
+/// The kernel gives a client's TCP and UDP to workers by their ports, so that every other session begins on the wrong one
+/// of two.
+///
+/// Covers: R7, R57
+#[test]
+fn a_session_moves_to_the_worker_that_takes_in_its_datagrams() {
+    if thread::available_parallelism().is_ok_and(|workers| workers.get() == 1) {
+        return; // There is nobody to move to.
+    }
+    let Some(network) = Network::new() else { return };
+    let Some(gateway) = Setup::new().set("disableUdpConnections", false).start_ours(&network) else { return };
+    let session = || gateway.show(&network, "sessions")[0].clone();
+    let moved = (0..20).find(|&seed| {
+        let mut client =
+            Openconnect::to(&network, 0, &gateway).password("alice", "secret of alice").connect();
+        let before = session();
+        // Some hundred datagrams each way, in the middle of which it moves.
+        download(&network, 1_000_000, seed, "100M");
+        let after = session();
+        for kept in ["id", "ipv4", "channel", "remote", "state"] {
+            assert_eq!(after[kept], before[kept], "{kept}: {before} {after}");
+        }
+        let has_moved = after["worker"] != before["worker"];
+        if has_moved {
+            for _ in 0..10 {
+                assert!(network.client(0).reaches(Network::CORPORATE_V4.into()));
+            }
+            download(&network, 1_000_000, seed, "100M");
+            assert_eq!(session()["worker"], after["worker"], "it is where its datagrams arrive");
+            assert_eq!(client.output().matches(UP).count(), 1, "{}", client.output());
+            // And it can be ended from outside there.
+            let id = after["id"].as_u64().expect("a number").to_string();
+            gateway.mst_cli(&network, &["server", "disconnect", "id", &id]).expect_success("disconnect");
+        } else {
+            client.signal(libc::SIGINT);
+        }
+        client.wait_end(LONG);
+        until("the end of the session", LONG, || (gateway.sessions(&network) == 0).then_some(()));
+        has_moved
+    });
+    assert!(moved.is_some(), "20 sessions began where their datagrams arrived");
+    for reason in ["source_not_leased", "record_forged", "record_replayed"] {
+        assert_eq!(gateway.drops(&network, reason), 0, "{reason}");
+    }
+}

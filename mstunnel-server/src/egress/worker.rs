@@ -112,6 +112,14 @@ impl Egress {
         }
     }
 
+    /// Whether a client's packets may enter at another worker from one moment to the next: flows of our own belong to one.
+    pub(crate) fn lets_tunnels_move(&self) -> bool {
+        match self {
+            Self::Kernel(_) => true,
+            Self::Userspace(_) => false,
+        }
+    }
+
     /// Waits for a packet from the network, or for the death of the device, which the next read then reports.
     ///
     /// # Errors

@@ -157,7 +157,7 @@ fn session_row(record: &Record, shared: &Shared, now: Instant) -> SessionRow {
         row: user_row(record, live.as_deref()),
         state: state.to_owned(),
         mtu: live.as_ref().map_or(0, |live| live.mtu),
-        worker: live.as_ref().map_or(0, |live| live.worker),
+        worker: live.as_ref().map_or(0, |live| live.worker()),
         expires_in_seconds: expires.map(|at| at.saturating_duration_since(now).as_secs()),
         idle_seconds: live.as_ref().map_or(Duration::ZERO, |live| live.idle(now)).as_secs(),
         drops: drop_counts(&counters.drops).into_iter().filter(|&(_, count)| count > 0).collect(),

@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::Instant;
 
@@ -26,6 +27,7 @@ use super::front;
 use super::gate::Pass;
 use super::inward::Inward;
 use super::live::{Live, Who};
+use super::mailbox::Letter;
 use super::records::Records;
 use super::shared::{Shared, Told};
 use super::tunnel::{Tunnel, Turn};
@@ -105,28 +107,62 @@ pub(crate) async fn open(
 }
 
 impl Opened {
-    /// Serves the tunnel to its end.
+    /// Serves the tunnel to its end, or until it moves.
     pub(crate) async fn run(self, context: Rc<WorkerContext>) {
-        let (reason, counters) = self.drive(&context).await;
-        context.shared.detach(self.standing, reason, &counters);
-        audit_close(&context.shared, &self.attachment, self.remote, reason, &counters);
+        self.enter(&context);
+        self.serve(context).await;
     }
 
-    /// Runs the tunnel in a task of its own, so that a defect ends this session alone (R82).
-    async fn drive(&self, context: &Rc<WorkerContext>) -> (CloseReason, SessionCounters) {
+    /// Lets packets and datagrams find the tunnel at this worker.
+    fn enter(&self, context: &WorkerContext) {
         let Self { tunnel, number, live, standing, attachment, .. } = self;
-        let (number, standing, addresses) = (*number, *standing, attachment.leases);
-        {
-            // Under one lock: whoever takes the session over or ends it either finds this connection entered,
-            // or has done so before and is found here. Else the older one would take the newer one's packets.
-            let registry = context.shared.registry();
-            if let Some(reason) = registry.lost_meanwhile(standing) {
-                live.close(reason);
-            } else {
-                context.shared.live.enter(live, addresses.iter());
-                context.tunnels.enter(number, addresses, tunnel);
-            }
+        let addresses = attachment.leases;
+        live.move_to(context.index);
+        // Under one lock: whoever takes the session over or ends it either finds this connection entered,
+        // or has done so before and is found here. Else the older one would take the newer one's packets.
+        let registry = context.shared.registry();
+        if let Some(reason) = registry.lost_meanwhile(*standing) {
+            live.close(reason);
+        } else {
+            context.shared.live.enter(live, addresses.iter());
+            context.tunnels.enter(*number, addresses, tunnel);
         }
+    }
+
+    async fn serve(mut self, context: Rc<WorkerContext>) {
+        while let Some(worker) = self.drive(&context).await {
+            let Some(back) = self.hand_over(worker, &context) else { return };
+            self = back;
+            self.enter(&context);
+        }
+    }
+
+    /// Gives the tunnel to another worker; returns it when it has to stay.
+    fn hand_over(self, worker: usize, context: &WorkerContext) -> Option<Self> {
+        let Self { tunnel, number, live, standing, attachment, remote } = self;
+        let tunnel = match Rc::try_unwrap(tunnel) {
+            Ok(tunnel) => tunnel.into_inner(),
+            Err(tunnel) => return Some(Self { tunnel, number, live, standing, attachment, remote }),
+        };
+        let shared = &context.shared;
+        // Before the stage is asked: a stop that is not seen here sees the tunnel and waits for it.
+        shared.moving.fetch_add(1, Ordering::SeqCst);
+        live.move_to(worker);
+        let letter = Letter::Tunnel(Box::new(Moving { tunnel, number, live, standing, attachment, remote }));
+        let left = match shared.mailboxes.get(worker) {
+            Some(mailbox) if shared.stage() == ServerState::Running => mailbox.put(letter),
+            Some(_) | None => Err(letter),
+        };
+        let Err(back) = left else { return None };
+        shared.moving.fetch_sub(1, Ordering::SeqCst);
+        Some(back.into_tunnel().expect("the letter that was put comes back").into_opened())
+    }
+
+    /// Runs the tunnel in a task of its own, so that a defect ends this session alone (R82). Returns the worker that it moves
+    /// to, or nothing when it is over.
+    async fn drive(&self, context: &Rc<WorkerContext>) -> Option<usize> {
+        let Self { tunnel, number, live, attachment, .. } = self;
+        let (number, addresses) = (*number, attachment.leases);
         let attached = context
             .bench
             .egress
@@ -138,16 +174,70 @@ impl Opened {
         let turns = turns(Rc::clone(tunnel), number, addresses, Rc::clone(context));
         let ended = tokio::task::spawn_local(turns).await;
         drop(attached);
+        let closed = match ended {
+            Ok(Departure::Moves(worker)) => return Some(worker),
+            Ok(Departure::Closed(reason)) => Ok(reason),
+            Err(panic) => Err(panic),
+        };
         context.tunnels.leave(number, addresses);
         context.shared.live.leave(live, addresses.iter());
-        match ended {
+        let (reason, counters) = match closed {
             Ok(reason) => (reason, tunnel.borrow_mut().finish(&context.bench)),
             Err(panic) => {
                 tracing::error!(session = %attachment.id, %panic, "a defect ended a session");
                 (CloseReason::InternalError, live.counters())
             }
-        }
+        };
+        context.shared.detach(self.standing, reason, &counters);
+        audit_close(&context.shared, attachment, self.remote, reason, &counters);
+        None
     }
+}
+
+/// A tunnel between two workers, with what its end needs.
+pub(crate) struct Moving {
+    tunnel: Tunnel,
+    number: u64,
+    live: Arc<Live>,
+    standing: Standing,
+    attachment: Attachment,
+    remote: SocketAddr,
+}
+
+impl Moving {
+    /// Arrives at the calling worker, which serves the tunnel from now on.
+    pub(crate) fn settle(self, context: &Rc<WorkerContext>) {
+        let Self { tunnel, number, live, standing, attachment, remote } = self;
+        let shared = &context.shared;
+        match tunnel.settle(Holder { worker: context.index, tunnel: number }) {
+            Ok(tunnel) => {
+                let tunnel = Rc::new(RefCell::new(tunnel));
+                let opened = Opened { tunnel, number, live, standing, attachment, remote };
+                opened.enter(context);
+                tracing::debug!(session = %opened.attachment.id, worker = context.index, "moved to its datagrams");
+                tokio::task::spawn_local(opened.serve(Rc::clone(context)));
+            }
+            Err(error) => {
+                tracing::warn!(session = %attachment.id, %error, "a connection could not be taken along");
+                let counters = live.counters();
+                shared.live.leave(&live, attachment.leases.iter());
+                shared.detach(standing, CloseReason::StreamClosed, &counters);
+                audit_close(shared, &attachment, remote, CloseReason::StreamClosed, &counters);
+            }
+        }
+        shared.moving.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    fn into_opened(self) -> Opened {
+        let Self { tunnel, number, live, standing, attachment, remote } = self;
+        Opened { tunnel: Rc::new(RefCell::new(tunnel)), number, live, standing, attachment, remote }
+    }
+}
+
+/// Why the drive loop ended.
+enum Departure {
+    Closed(CloseReason),
+    Moves(usize),
 }
 
 /// Decides a CONNECT: the cookie first, before anything is spent on it (R30).
@@ -246,14 +336,14 @@ async fn turns(
     number: u64,
     addresses: Leases,
     context: Rc<WorkerContext>,
-) -> CloseReason {
-    let reason = until_closed(&tunnel, &context).await;
+) -> Departure {
+    let departure = until_gone(&tunnel, &context).await;
     // In the turn that said goodbye: a packet that comes now is for who took the session over elsewhere.
     context.tunnels.leave(number, addresses);
-    reason
+    departure
 }
 
-async fn until_closed(tunnel: &RefCell<Tunnel>, context: &WorkerContext) -> CloseReason {
+async fn until_gone(tunnel: &RefCell<Tunnel>, context: &WorkerContext) -> Departure {
     let timer = tokio::time::sleep(std::time::Duration::ZERO);
     tokio::pin!(timer);
     let mut turn = std::future::poll_fn(|cx| {
@@ -277,7 +367,8 @@ async fn until_closed(tunnel: &RefCell<Tunnel>, context: &WorkerContext) -> Clos
             // A task that wakes itself is asked again, some sixty times, before the runtime looks what else has arrived. One
             // that yields comes after that (R57).
             Turn::CutShort => tokio::task::yield_now().await,
-            Turn::Closed(reason) => return reason,
+            Turn::Moves(worker) => return Departure::Moves(worker),
+            Turn::Closed(reason) => return Departure::Closed(reason),
         }
     }
 }

@@ -86,14 +86,18 @@ impl Inbound {
                     self.deliver(&mut packet, touched, Reach::ThisWorker, now);
                     buffers.give(packet);
                 }
-                Letter::Datagram { tunnel, path, kind, mut bytes } => {
+                Letter::Datagram { tunnel, path, kind, from, mut bytes } => {
                     // It may have ended on the way.
                     if let Some(tunnel) = self.context.tunnels.numbered(tunnel) {
-                        tunnel.borrow_mut().receive(path, kind, bytes.as_mut_slice(), &self.context, now);
+                        let mut open = tunnel.borrow_mut();
+                        open.receive(path, kind, bytes.as_mut_slice(), &self.context, now);
+                        open.note_handed_over(from, &self.context.bench, now);
+                        drop(open);
                         touched.note(&tunnel);
                     }
                     buffers.give(bytes);
                 }
+                Letter::Tunnel(moving) => moving.settle(&self.context),
             }
         }
         mailbox.remind();
@@ -123,7 +127,7 @@ impl Inbound {
         let moved = std::mem::replace(packet, bench.buffers.take());
         if let Err(refused) = shared.mailboxes[worker].put(Letter::Packet(moved)) {
             shared.strays.count(DropReason::QueueFull);
-            bench.buffers.give(refused.into_buffer());
+            refused.into_buffer().into_iter().for_each(|buffer| bench.buffers.give(buffer));
         }
     }
 }

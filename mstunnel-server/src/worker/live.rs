@@ -5,7 +5,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::task::AtomicWaker;
@@ -19,8 +19,8 @@ use std::sync::Arc;
 pub(crate) struct Live {
     /// Which session.
     pub(crate) id: SessionId,
-    /// Which worker holds it.
-    pub(crate) worker: usize,
+    /// Which worker holds it; it may move.
+    worker: AtomicUsize,
     /// Where the client is.
     pub(crate) remote: SocketAddr,
     /// What the client says it is, bounded and printable.
@@ -59,7 +59,7 @@ impl Live {
     pub(crate) fn new(who: Who) -> Self {
         Self {
             id: who.id,
-            worker: who.worker,
+            worker: AtomicUsize::new(who.worker),
             remote: who.remote,
             user_agent: who.user_agent,
             cipher: who.cipher,
@@ -73,6 +73,16 @@ impl Live {
             is_asked: AtomicBool::new(false),
             waker: AtomicWaker::new(),
         }
+    }
+
+    /// Which worker holds it.
+    pub(crate) fn worker(&self) -> usize {
+        self.worker.load(Ordering::Relaxed)
+    }
+
+    /// Another worker holds it from now on: packets for it go there.
+    pub(crate) fn move_to(&self, worker: usize) {
+        self.worker.store(worker, Ordering::Relaxed);
     }
 
     /// Asks the connection to close; the first reason wins.
@@ -206,7 +216,7 @@ impl LiveTable {
     /// Which worker holds the session that owns `address`.
     pub(crate) fn worker_of(&self, address: IpAddr) -> Option<usize> {
         let by_address = self.by_address.read().expect("no panic while this lock is held");
-        by_address.get(&address).map(|live| live.worker)
+        by_address.get(&address).map(|live| live.worker())
     }
 }
 

@@ -1,4 +1,4 @@
-//! What one worker leaves for another: packets and datagrams that the kernel gave to the wrong one.
+//! What one worker leaves for another: packets and datagrams that the kernel gave to the wrong one, and tunnels that move.
 //!
 //! Limit: [`MAX_LETTERS`] wait; a worker that is that far behind loses the newest.
 
@@ -6,6 +6,8 @@ use crossbeam_queue::ArrayQueue;
 use mstunnel_proto::buf::PacketBuf;
 use mstunnel_proto::dtls::Path;
 use tokio::sync::Notify;
+
+use super::connection::Moving;
 
 /// Packets and datagrams that wait for another worker: a few bursts of the kernel.
 const MAX_LETTERS: usize = 1024;
@@ -22,9 +24,13 @@ pub(crate) enum Letter {
         path: Path,
         /// What it is.
         kind: DatagramKind,
+        /// Which worker took it in.
+        from: usize,
         /// Its bytes.
         bytes: PacketBuf,
     },
+    /// A tunnel that lives here from now on.
+    Tunnel(Box<Moving>),
 }
 
 /// What a datagram is to its tunnel.
@@ -40,9 +46,18 @@ pub(crate) enum DatagramKind {
 
 impl Letter {
     /// The buffer of a letter that is not wanted any more.
-    pub(crate) fn into_buffer(self) -> PacketBuf {
+    pub(crate) fn into_buffer(self) -> Option<PacketBuf> {
         match self {
-            Self::Packet(bytes) | Self::Datagram { bytes, .. } => bytes,
+            Self::Packet(bytes) | Self::Datagram { bytes, .. } => Some(bytes),
+            Self::Tunnel(_) => None,
+        }
+    }
+
+    /// The tunnel of a letter that could not be left.
+    pub(crate) fn into_tunnel(self) -> Option<Box<Moving>> {
+        match self {
+            Self::Tunnel(moving) => Some(moving),
+            Self::Packet(_) | Self::Datagram { .. } => None,
         }
     }
 }

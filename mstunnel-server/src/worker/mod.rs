@@ -1,7 +1,7 @@
 //! One data core: a thread with its own runtime, listeners, TUN queue and tunnels.
 //!
-//! A session belongs to the worker that its TCP connection landed on (SO_REUSEPORT). Workers share
-//! only `Shared`, which no packet locks.
+//! A session belongs to the worker that its TCP connection landed on (SO_REUSEPORT), until its datagrams turn out to land on
+//! another one: then it moves there. Workers share only `Shared`, which no packet locks.
 
 mod buffers;
 mod connection;
@@ -18,6 +18,7 @@ mod moderation;
 mod priority;
 mod reception;
 mod records;
+mod relocation;
 mod shared;
 mod strays;
 mod table;
@@ -29,6 +30,7 @@ use std::io;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use mstunnel_proto::buf::{MAX_PACKET, PacketBuf};
@@ -166,7 +168,8 @@ fn runtime(helpers: Priority) -> io::Result<tokio::runtime::Runtime> {
 /// Waits until the server stops and the last tunnel of this worker has said its goodbye.
 async fn drained(context: &WorkerContext) {
     context.shared.reached(ServerState::Stopping).await;
-    while !context.tunnels.is_empty() {
+    // One that moves is with nobody for a moment.
+    while !context.tunnels.is_empty() || context.shared.moving.load(Ordering::SeqCst) > 0 {
         tokio::time::sleep(std::time::Duration::from_millis(10)).await;
     }
 }

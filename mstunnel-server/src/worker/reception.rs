@@ -189,10 +189,10 @@ impl Reception {
             shared.strays.count(DropReason::TooBig);
             return bench.buffers.give(bytes);
         }
-        let letter = Letter::Datagram { tunnel: holder.tunnel, path, kind, bytes };
+        let letter = Letter::Datagram { tunnel: holder.tunnel, path, kind, from: *index, bytes };
         if let Err(refused) = shared.mailboxes[holder.worker].put(letter) {
             shared.strays.count(DropReason::QueueFull);
-            bench.buffers.give(refused.into_buffer());
+            refused.into_buffer().into_iter().for_each(|buffer| bench.buffers.give(buffer));
         }
     }
 

@@ -48,6 +48,14 @@ impl Records {
         Self { tls, tcp }
     }
 
+    /// Takes the socket from another worker's runtime into that of the calling one.
+    ///
+    /// # Errors
+    /// When a runtime refuses the socket; the connection is lost then.
+    pub(crate) fn settle(self) -> io::Result<Self> {
+        Ok(Self { tls: self.tls, tcp: TcpStream::from_std(self.tcp.into_std()?)? })
+    }
+
     /// Seals `frame` into one record; nothing is sent before [`Records::flush`].
     pub(crate) fn write_frame(&mut self, frame: &[u8]) -> io::Result<()> {
         self.tls.writer().write_all(frame)

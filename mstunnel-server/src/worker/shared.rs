@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -34,6 +34,8 @@ pub(crate) struct Shared {
     pub(crate) effective: ArcSwap<Effective>,
     /// Answers who somebody is.
     pub(crate) verifier: ArcSwap<Verifier>,
+    /// Tunnels on their way from a worker to another.
+    pub(crate) moving: AtomicUsize,
     /// Where logins are verified: never a worker.
     pub(crate) control: tokio::runtime::Handle,
     pub(crate) gate: Gate,
@@ -81,6 +83,7 @@ impl Shared {
             gate: Gate::default(),
             live: LiveTable::default(),
             buffers: Arc::new(Buffers::new(parts.max_packet + 1 + Suite::PskAes256Gcm.overhead())),
+            moving: AtomicUsize::new(0),
             mailboxes: (0..parts.workers).map(|_| Mailbox::default()).collect(),
             strays: Strays::default(),
             directory: Arc::default(),

@@ -27,10 +27,11 @@ use mstunnel_proto::session::{Channel, Inbound, PacketQueue, Session, SessionEve
 
 use super::WorkerContext;
 use super::buffers::Buffers;
-use super::datagrams::{Change, DatagramLeg, DatagramSocket, Intake, Outlet};
+use super::datagrams::{Change, DatagramLeg, DatagramSocket, Holder, Intake, Outlet};
 use super::live::Live;
 use super::mailbox::DatagramKind;
 use super::records::{Flushed, LONGEST_RECORD, Records};
+use super::relocation::Relocation;
 use crate::egress::Egress;
 
 /// Bytes of one read of a TCP socket: a few full TLS records.
@@ -69,6 +70,8 @@ pub(crate) struct Bench {
 pub(crate) enum Turn {
     /// There is more to read. Others come first.
     CutShort,
+    /// It goes on with another worker.
+    Moves(usize),
     /// The session is over.
     Closed(CloseReason),
 }
@@ -78,6 +81,9 @@ pub(crate) struct Tunnel {
     session: Session,
     records: Records,
     leg: Option<DatagramLeg>,
+    relocation: Relocation,
+    /// The worker to move to.
+    moves_to: Option<usize>,
     remainder: Remainder,
     queue: PacketQueue,
     blocked: bool,
@@ -104,6 +110,8 @@ impl Tunnel {
             session,
             records,
             leg,
+            relocation: Relocation::new(),
+            moves_to: None,
             remainder,
             queue: PacketQueue::default(),
             blocked: false,
@@ -187,6 +195,31 @@ impl Tunnel {
         }
         self.drain_leg(context);
         self.transmit_control(bench);
+    }
+
+    /// Another worker has taken in a datagram of this client: if it takes in many, the tunnel moves there.
+    pub(crate) fn note_handed_over(&mut self, from: usize, bench: &Bench, now: Instant) {
+        if bench.egress.lets_tunnels_move()
+            && self.session.channel() == Channel::Datagram
+            && self.relocation.handed_over(from, now)
+        {
+            self.relocation.settle(now);
+            self.moves_to = Some(from);
+            self.wake();
+        }
+    }
+
+    /// Arrives from another worker at the calling one, as `holder`.
+    ///
+    /// # Errors
+    /// The connection could not be taken along, and is lost.
+    pub(crate) fn settle(self, holder: Holder) -> io::Result<Self> {
+        let (records, mut leg) = (self.records.settle()?, self.leg);
+        if let Some(leg) = &mut leg {
+            leg.move_to(holder);
+        }
+        // Whoever waited, waited there.
+        Ok(Self { records, leg, waker: None, armed: None, ..self })
     }
 
     fn open_records(&mut self, path: Path, datagram: &mut [u8], context: &WorkerContext, now: Instant) {
@@ -400,6 +433,11 @@ impl Tunnel {
         bench.outlet.borrow_mut().flush();
         if let Some(SessionEvent::Closed { reason }) = self.session.poll_event() {
             return Poll::Ready(Turn::Closed(reason));
+        }
+        if let Some(worker) = self.moves_to.take()
+            && self.session.state() == SessionState::Open
+        {
+            return Poll::Ready(Turn::Moves(worker));
         }
         if is_cut_short {
             return Poll::Ready(Turn::CutShort);

@@ -8,7 +8,7 @@
 //!
 //! Every worker has a socket for every listening address (SO_REUSEPORT). The kernel picks one by the client's
 //! address, so that a datagram often lands on another worker than its tunnel's; it then goes there through a
-//! mailbox. Answers leave from the tunnel's own worker.
+//! mailbox, and a tunnel with many such datagrams moves. Answers leave from the tunnel's own worker.
 //!
 //! | file | holds |
 //! | --- | --- |
