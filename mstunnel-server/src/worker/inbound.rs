@@ -91,7 +91,7 @@ impl Inbound {
                     if let Some(tunnel) = self.context.tunnels.numbered(tunnel) {
                         let mut open = tunnel.borrow_mut();
                         open.receive(path, kind, bytes.as_mut_slice(), &self.context, now);
-                        open.note_handed_over(from, &self.context.bench, now);
+                        open.note_handed_over(from, &path, &self.context.bench, now);
                         drop(open);
                         touched.note(&tunnel);
                     }

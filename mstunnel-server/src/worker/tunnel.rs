@@ -198,9 +198,12 @@ impl Tunnel {
     }
 
     /// Another worker has taken in a datagram of this client: if it takes in many, the tunnel moves there.
-    pub(crate) fn note_handed_over(&mut self, from: usize, bench: &Bench, now: Instant) {
+    ///
+    /// Only what comes from where the channel is counts: others cannot send the tunnel about.
+    pub(crate) fn note_handed_over(&mut self, from: usize, path: &Path, bench: &Bench, now: Instant) {
         if bench.egress.lets_tunnels_move()
             && self.session.channel() == Channel::Datagram
+            && self.leg.as_ref().is_some_and(|leg| leg.is_at(path.remote))
             && self.relocation.handed_over(from, now)
         {
             self.relocation.settle(now);

@@ -69,6 +69,11 @@ impl DatagramLeg {
         }
     }
 
+    /// Whether the channel is at this address of the client.
+    pub(crate) fn is_at(&self, remote: SocketAddr) -> bool {
+        self.settled == Some(remote)
+    }
+
     /// Lives with `holder` from now on.
     pub(crate) fn move_to(&mut self, holder: Holder) {
         self.holder = holder;
