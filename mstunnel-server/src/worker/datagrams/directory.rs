@@ -96,6 +96,25 @@ impl Directory {
         }
     }
 
+    /// What `from` is known by is known of `to` from now on; what another tunnel has taken over stays with it.
+    pub(crate) fn relocate(
+        &self,
+        app_id: [u8; APP_ID_BYTES],
+        settled: Option<SocketAddr>,
+        begun: Option<SocketAddr>,
+        from: Holder,
+        to: Holder,
+    ) {
+        let mut maps = self.write();
+        let Maps { apps, handshakes, remotes, .. } = &mut *maps;
+        let known = [
+            apps.get_mut(&app_id),
+            settled.and_then(|remote| remotes.get_mut(&remote)),
+            begun.and_then(|remote| handshakes.get_mut(&remote)),
+        ];
+        known.into_iter().flatten().filter(|holder| **holder == from).for_each(|holder| *holder = to);
+    }
+
     /// The channel of `holder` at `remote` is gone; what another tunnel has there stays.
     pub(crate) fn leave(&self, remote: SocketAddr, holder: Holder) {
         let mut maps = self.write();
@@ -177,6 +196,30 @@ mod tests {
         assert_eq!(directory.by_remote(at(1000), Clarity::Sealed), None);
         let maps = directory.read();
         assert!(maps.remotes.is_empty() && maps.hosts.is_empty(), "nothing is left behind");
+    }
+
+    /// Covers: R18, R19
+    #[test]
+    fn a_tunnel_that_moves_takes_along_what_is_still_its_own() {
+        let directory = Directory::default();
+        let (old, new, other) = (holder(1), Holder { worker: 1, tunnel: 1 }, holder(2));
+        directory.offer([7; 32], old);
+        directory.settle(at(1000), old);
+        directory.begin(at(1001), old);
+        directory.relocate([7; 32], Some(at(1000)), Some(at(1001)), old, new);
+        assert_eq!(directory.by_app_id(&[7; 32]), Some(new));
+        assert_eq!(directory.by_remote(at(1000), Clarity::Sealed), Some(new));
+        assert_eq!(directory.by_remote(at(1001), Clarity::Clear), Some(new));
+        directory.settle(at(1000), other);
+        directory.begin(at(1001), other);
+        directory.relocate([7; 32], Some(at(1000)), Some(at(1001)), new, old);
+        assert_eq!(
+            directory.by_remote(at(1000), Clarity::Sealed),
+            Some(other),
+            "it has proven its key since"
+        );
+        assert_eq!(directory.by_remote(at(1001), Clarity::Clear), Some(other));
+        assert_eq!(directory.by_app_id(&[7; 32]), Some(old));
     }
 
     /// Covers: R18

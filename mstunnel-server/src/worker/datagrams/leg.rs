@@ -76,14 +76,8 @@ impl DatagramLeg {
 
     /// Lives with `holder` from now on.
     pub(crate) fn move_to(&mut self, holder: Holder) {
-        self.holder = holder;
-        self.directory.offer(self.app_id, holder);
-        if let Some(remote) = self.settled {
-            self.directory.settle(remote, holder);
-        }
-        if let Some(remote) = self.begun {
-            self.directory.begin(remote, holder);
-        }
+        let before = std::mem::replace(&mut self.holder, holder);
+        self.directory.relocate(self.app_id, self.settled, self.begun, before, holder);
     }
 
     /// Takes in a ClientHello whose sender is where it says to be.
