@@ -40,9 +40,20 @@ const EXPORTER_LABEL: &[u8] = b"EXPORTER-openconnect-psk";
 /// The longest user agent kept for display.
 const MAX_USER_AGENT: usize = 128;
 
-/// An accepted tunnel, with what its end needs.
+/// An accepted tunnel.
 pub(crate) struct Opened {
     tunnel: Rc<RefCell<Tunnel>>,
+    papers: Papers,
+}
+
+/// A tunnel between two workers.
+pub(crate) struct Moving {
+    tunnel: Tunnel,
+    papers: Papers,
+}
+
+/// What goes with a tunnel to its end.
+struct Papers {
     number: u64,
     live: Arc<Live>,
     standing: Standing,
@@ -103,7 +114,7 @@ pub(crate) async fn open(
     let tunnel = Tunnel::new(session, Records::new(tcp, tls), leg, &rest, Arc::clone(&live));
     audit_open(&context.shared, &attachment, remote);
     let tunnel = Rc::new(RefCell::new(tunnel));
-    Some(Opened { tunnel, number, live, standing, attachment, remote })
+    Some(Opened { tunnel, papers: Papers { number, live, standing, attachment, remote } })
 }
 
 impl Opened {
@@ -115,7 +126,7 @@ impl Opened {
 
     /// Lets packets and datagrams find the tunnel at this worker.
     fn enter(&self, context: &WorkerContext) {
-        let Self { tunnel, number, live, standing, attachment, .. } = self;
+        let Self { tunnel, papers: Papers { number, live, standing, attachment, .. } } = self;
         let addresses = attachment.leases;
         live.move_to(context.index);
         // Under one lock: whoever takes the session over or ends it either finds this connection entered,
@@ -139,29 +150,30 @@ impl Opened {
 
     /// Gives the tunnel to another worker; returns it when it has to stay.
     fn hand_over(self, worker: usize, context: &WorkerContext) -> Option<Self> {
-        let Self { tunnel, number, live, standing, attachment, remote } = self;
+        let Self { tunnel, papers } = self;
         let tunnel = match Rc::try_unwrap(tunnel) {
             Ok(tunnel) => tunnel.into_inner(),
-            Err(tunnel) => return Some(Self { tunnel, number, live, standing, attachment, remote }),
+            Err(tunnel) => return Some(Self { tunnel, papers }),
         };
         let shared = &context.shared;
         // Before the stage is asked: a stop that is not seen here sees the tunnel and waits for it.
         shared.moving.fetch_add(1, Ordering::SeqCst);
-        live.move_to(worker);
-        let letter = Letter::Tunnel(Box::new(Moving { tunnel, number, live, standing, attachment, remote }));
+        papers.live.move_to(worker);
+        let letter = Letter::Tunnel(Box::new(Moving { tunnel, papers }));
         let left = match shared.mailboxes.get(worker) {
             Some(mailbox) if shared.stage() == ServerState::Running => mailbox.put(letter),
             Some(_) | None => Err(letter),
         };
         let Err(back) = left else { return None };
         shared.moving.fetch_sub(1, Ordering::SeqCst);
-        Some(back.into_tunnel().expect("the letter that was put comes back").into_opened())
+        let back = back.into_tunnel().expect("the letter that was put comes back");
+        Some(Self { tunnel: Rc::new(RefCell::new(back.tunnel)), papers: back.papers })
     }
 
     /// Runs the tunnel in a task of its own, so that a defect ends this session alone (R82). Returns the worker that it moves
     /// to, or nothing when it is over.
     async fn drive(&self, context: &Rc<WorkerContext>) -> Option<usize> {
-        let Self { tunnel, number, live, attachment, .. } = self;
+        let Self { tunnel, papers: Papers { number, live, standing, attachment, remote } } = self;
         let (number, addresses) = (*number, attachment.leases);
         let attached = context
             .bench
@@ -188,36 +200,26 @@ impl Opened {
                 (CloseReason::InternalError, live.counters())
             }
         };
-        context.shared.detach(self.standing, reason, &counters);
-        audit_close(&context.shared, attachment, self.remote, reason, &counters);
+        context.shared.detach(*standing, reason, &counters);
+        audit_close(&context.shared, attachment, *remote, reason, &counters);
         None
     }
-}
-
-/// A tunnel between two workers, with what its end needs.
-pub(crate) struct Moving {
-    tunnel: Tunnel,
-    number: u64,
-    live: Arc<Live>,
-    standing: Standing,
-    attachment: Attachment,
-    remote: SocketAddr,
 }
 
 impl Moving {
     /// Arrives at the calling worker, which serves the tunnel from now on.
     pub(crate) fn settle(self, context: &Rc<WorkerContext>) {
-        let Self { tunnel, number, live, standing, attachment, remote } = self;
+        let Self { tunnel, papers } = self;
         let shared = &context.shared;
-        match tunnel.settle(Holder { worker: context.index, tunnel: number }) {
+        match tunnel.settle(Holder { worker: context.index, tunnel: papers.number }) {
             Ok(tunnel) => {
-                let tunnel = Rc::new(RefCell::new(tunnel));
-                let opened = Opened { tunnel, number, live, standing, attachment, remote };
+                let opened = Opened { tunnel: Rc::new(RefCell::new(tunnel)), papers };
                 opened.enter(context);
-                tracing::debug!(session = %opened.attachment.id, worker = context.index, "moved to its datagrams");
+                tracing::debug!(session = %opened.papers.attachment.id, worker = context.index, "moved to its datagrams");
                 tokio::task::spawn_local(opened.serve(Rc::clone(context)));
             }
             Err(error) => {
+                let Papers { live, standing, attachment, remote, .. } = papers;
                 tracing::warn!(session = %attachment.id, %error, "a connection could not be taken along");
                 let counters = live.counters();
                 shared.live.leave(&live, attachment.leases.iter());
@@ -226,11 +228,6 @@ impl Moving {
             }
         }
         shared.moving.fetch_sub(1, Ordering::SeqCst);
-    }
-
-    fn into_opened(self) -> Opened {
-        let Self { tunnel, number, live, standing, attachment, remote } = self;
-        Opened { tunnel: Rc::new(RefCell::new(tunnel)), number, live, standing, attachment, remote }
     }
 }
 

@@ -127,7 +127,9 @@ impl Inbound {
         let moved = std::mem::replace(packet, bench.buffers.take());
         if let Err(refused) = shared.mailboxes[worker].put(Letter::Packet(moved)) {
             shared.strays.count(DropReason::QueueFull);
-            refused.into_buffer().into_iter().for_each(|buffer| bench.buffers.give(buffer));
+            if let Some(buffer) = refused.into_buffer() {
+                bench.buffers.give(buffer);
+            }
         }
     }
 }

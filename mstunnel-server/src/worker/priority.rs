@@ -2,8 +2,7 @@
 //!
 //! A worker that shares its processors with many busy processes gets a turn once in a few milliseconds, with everything that
 //! has arrived meanwhile; what the kernel's queue did not hold is lost, whosever it was, and the clients' flows share the
-//! server by luck. Fifty clients on the same two processors: 2,863 Mbit/s instead of 1,801 and a fairness (Jain) of 0.98
-//! instead of 0.47, for two thirds of the processor time.
+//! server by luck (`tests/bench/many-clients`; figures in `tests/bench/RESULTS.md`).
 //!
 //! Root may raise its priority, and so may whoever has a limit for it (`RLIMIT_NICE`; `LimitNICE=` of systemd). Who may not
 //! runs as before.

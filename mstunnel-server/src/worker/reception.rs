@@ -192,7 +192,9 @@ impl Reception {
         let letter = Letter::Datagram { tunnel: holder.tunnel, path, kind, from: *index, bytes };
         if let Err(refused) = shared.mailboxes[holder.worker].put(letter) {
             shared.strays.count(DropReason::QueueFull);
-            refused.into_buffer().into_iter().for_each(|buffer| bench.buffers.give(buffer));
+            if let Some(buffer) = refused.into_buffer() {
+                bench.buffers.give(buffer);
+            }
         }
     }
 

@@ -34,14 +34,14 @@ pub(crate) struct Shared {
     pub(crate) effective: ArcSwap<Effective>,
     /// Answers who somebody is.
     pub(crate) verifier: ArcSwap<Verifier>,
-    /// Tunnels on their way from a worker to another.
-    pub(crate) moving: AtomicUsize,
     /// Where logins are verified: never a worker.
     pub(crate) control: tokio::runtime::Handle,
     pub(crate) gate: Gate,
     pub(crate) live: LiveTable,
     pub(crate) buffers: Arc<Buffers>,
     pub(crate) mailboxes: Box<[Mailbox]>,
+    /// Tunnels on their way from a worker to another.
+    pub(crate) moving: AtomicUsize,
     pub(crate) strays: Strays,
     pub(crate) directory: Arc<Directory>,
     /// The keys of the cookies in HelloVerifyRequest; locked for hellos.
