@@ -25,6 +25,10 @@ const SLOT: usize = 65_535;
 /// The same for a client that has a socket of its own.
 const CONNECTED_BUFFER: usize = 1 << 20;
 
+/// Slots of one receiving system call for such a client. Each may bring a train of 64 datagrams, and others wait while they
+/// are looked at (R57).
+const CONNECTED_BATCH: usize = 1;
+
 /// Binds one worker's share of an address.
 ///
 /// # Errors
@@ -39,7 +43,7 @@ pub(crate) fn bind(address: SocketAddr) -> io::Result<std::net::UdpSocket> {
 pub(crate) fn connect(address: SocketAddr, remote: SocketAddr) -> io::Result<DatagramSocket> {
     let socket = bind_with(address, CONNECTED_BUFFER)?;
     socket.connect(remote)?;
-    DatagramSocket::new(socket)
+    Ok(DatagramSocket { batch: CONNECTED_BATCH, ..DatagramSocket::new(socket)? })
 }
 
 fn bind_with(address: SocketAddr, buffer: usize) -> io::Result<std::net::UdpSocket> {
@@ -60,6 +64,8 @@ fn bind_with(address: SocketAddr, buffer: usize) -> io::Result<std::net::UdpSock
 pub(crate) struct DatagramSocket {
     io: UdpSocket,
     state: UdpSocketState,
+    /// Slots of one receiving system call.
+    batch: usize,
 }
 
 /// Buffers for one receiving system call; one for a worker.
@@ -98,7 +104,7 @@ impl DatagramSocket {
     /// Takes a bound socket over; within the worker's runtime.
     pub(crate) fn new(socket: std::net::UdpSocket) -> io::Result<Self> {
         let state = UdpSocketState::new(UdpSockRef::from(&socket))?;
-        Ok(Self { io: UdpSocket::from_std(socket)?, state })
+        Ok(Self { io: UdpSocket::from_std(socket)?, state, batch: BATCH_SIZE })
     }
 
     /// The address that it is bound to.
@@ -120,14 +126,18 @@ impl DatagramSocket {
                 IoSliceMut::new(chunks.next().expect("the intake has a slot for each"))
             });
             let received = self.io.try_io(Interest::READABLE, || {
-                self.state.recv(UdpSockRef::from(&self.io.as_fd()), &mut slots, &mut intake.metas)
+                self.state.recv(
+                    UdpSockRef::from(&self.io.as_fd()),
+                    &mut slots[..self.batch],
+                    &mut intake.metas,
+                )
             });
             let received = match received {
                 Ok(received) => received,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
                 Err(error) => return Poll::Ready(Err(error)),
             };
-            let burst = if received < BATCH_SIZE { Burst::All } else { Burst::Full };
+            let burst = if received < self.batch { Burst::All } else { Burst::Full };
             if burst == Burst::All {
                 // What arrives from now on is a new event. Saves the call that finds nothing.
                 let drained = || Err::<(), _>(io::ErrorKind::WouldBlock.into());
@@ -162,5 +172,42 @@ impl DatagramSocket {
     /// Datagrams that one [`DatagramSocket::send`] may hold.
     pub(crate) fn max_segments(&self) -> usize {
         self.state.max_gso_segments()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use super::*;
+
+    /// Datagrams that each call brings, while they last.
+    async fn bursts(socket: &DatagramSocket, datagrams: usize) -> Vec<(usize, Burst)> {
+        let (mut intake, mut bursts, mut left) = (Intake::new(1), Vec::new(), datagrams);
+        while left > 0 {
+            let mut taken = 0;
+            let burst = poll_fn(|cx| socket.poll_recv(cx, &mut intake, |_, _| taken += 1)).await.unwrap();
+            bursts.push((taken, burst));
+            left -= taken;
+        }
+        bursts
+    }
+
+    /// Covers: R57
+    #[tokio::test]
+    async fn a_client_with_a_socket_of_its_own_gets_short_turns() {
+        const DATAGRAMS: usize = 5;
+        let shared = bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = shared.local_addr().unwrap();
+        let shared = DatagramSocket::new(shared).unwrap();
+        let (other, noisy) = [(); 2].map(|()| std::net::UdpSocket::bind("127.0.0.1:0").unwrap()).into();
+        let own = connect(address, noisy.local_addr().unwrap()).unwrap();
+        for client in [&other, &noisy] {
+            for number in 0..DATAGRAMS {
+                client.send_to(&vec![0; 100 + number], address).unwrap();
+            }
+        }
+        assert_eq!(bursts(&shared, DATAGRAMS).await, [(DATAGRAMS, Burst::All)]);
+        assert_eq!(bursts(&own, DATAGRAMS).await, [(CONNECTED_BATCH, Burst::Full); DATAGRAMS]);
     }
 }
