@@ -206,6 +206,16 @@ fn a_split_tunnel_carries_its_includes_and_leaves_the_rest() {
 }
 
 #[test]
+fn what_waits_in_the_device_is_bounded_for_super_packets() {
+    let Some(world) = ours(&split()) else { return };
+    let client = world.connect();
+    let device = world.ip(&["-details", "link", "show", "vpn0"]);
+    // Each of them may be 64 KB, 44 packets: the usual 500 would be 32 MB.
+    assert!(device.contains("vnet_hdr on") && device.contains("qlen 128"), "{device}");
+    drop(client);
+}
+
+#[test]
 fn an_exclude_inside_an_include_goes_beside_the_tunnel() {
     let Some(world) = ours(&split().set("routeExcludes", json!(["10.20.0.128/25"]))) else { return };
     let client = world.connect();
