@@ -13,6 +13,8 @@ use mstunnel_proto::buf::PacketBuf;
 use mstunnel_proto::dtls::{self, Burst, Opened, Taken};
 use mstunnel_proto::frame::FrameKind;
 use mstunnel_proto::session::{ClientDatagrams, DatagramChange, DatagramPlan};
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::ReceiveTimestampns;
 use quinn_udp::{RecvMeta, Transmit, UdpSockRef, UdpSocketState};
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
@@ -75,6 +77,10 @@ impl Socket {
         let _ = options.set_recv_buffer_size(SOCKET_BUFFER);
         let _ = options.set_send_buffer_size(SOCKET_BUFFER);
         let state = UdpSocketState::new(UdpSockRef::from(&socket))?;
+        // What the line above asks the kernel for and nobody here looks at; it would be copied for every datagram.
+        let _ = setsockopt(&socket, ReceiveTimestampns, &false);
+        let _ = options.set_recv_tos_v4(false);
+        let _ = options.set_recv_tclass_v6(false);
         Ok(Self { udp: UdpSocket::from_std(socket)?, state, attempt })
     }
 

@@ -8,8 +8,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
 use std::task::{Context, Poll};
 
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::ReceiveTimestampns;
 use quinn_udp::{BATCH_SIZE, RecvMeta, Transmit, UdpSockRef, UdpSocketState};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
 
@@ -60,6 +62,16 @@ fn bind_with(address: SocketAddr, buffer: usize) -> io::Result<std::net::UdpSock
     Ok(socket.into())
 }
 
+/// Turns off what [`UdpSocketState`] asks the kernel for and nobody here looks at: each is copied for every datagram, and
+/// for the time of arrival the kernel looks at the clock for every packet of the host.
+fn forgo_details(socket: &std::net::UdpSocket) {
+    let options = SockRef::from(socket);
+    // Where it is refused, it is only slower.
+    let _ = setsockopt(socket, ReceiveTimestampns, &false);
+    let _ = options.set_recv_tos_v4(false);
+    let _ = options.set_recv_tclass_v6(false);
+}
+
 /// A UDP socket of one worker.
 pub(crate) struct DatagramSocket {
     io: UdpSocket,
@@ -104,6 +116,7 @@ impl DatagramSocket {
     /// Takes a bound socket over; within the worker's runtime.
     pub(crate) fn new(socket: std::net::UdpSocket) -> io::Result<Self> {
         let state = UdpSocketState::new(UdpSockRef::from(&socket))?;
+        forgo_details(&socket);
         Ok(Self { io: UdpSocket::from_std(socket)?, state, batch: BATCH_SIZE })
     }
 
