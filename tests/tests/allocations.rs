@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mstunnel_proto::buf::PacketBuf;
+use mstunnel_proto::drop::DropCounters;
 use mstunnel_proto::dtls::{Opened, Suite};
 use mstunnel_proto::frame::{FrameKind, Frames};
 use mstunnel_proto::packet::checksum::{Change, Sum};
@@ -19,7 +20,7 @@ use mstunnel_proto::packet::{Packet, clamp_mss, too_big};
 use mstunnel_proto::prefix::Prefix;
 use mstunnel_proto::routes::{RouteSet, SplitDns};
 use mstunnel_proto::session::{
-    Access, Channel, Inbound, Leases, Session, SessionConfig, SessionId, SessionParams,
+    Access, Channel, Inbound, Leases, PacketQueue, Session, SessionConfig, SessionId, SessionParams,
 };
 use mstunnel_tests::{PAIR_PATH, open_pair};
 
@@ -269,4 +270,22 @@ fn a_packet_through_a_session_allocates_nothing_in_either_direction() {
         assert!(matches!(taken, Inbound::Packet(_)), "{taken:?}");
     });
     assert_eq!(count, 0, "decapsulate");
+}
+
+#[test]
+fn a_packet_through_a_queue_that_holds_others_allocates_nothing() {
+    let source: IpAddr = [192, 0, 2, 80].into();
+    let (now, mut drops, mut queue) = (Instant::now(), DropCounters::default(), PacketQueue::default());
+    for port in 0..32 {
+        let bytes = data(source, [10, 0, 0, 2].into(), 80 + port % 5, 1);
+        let mut packet = PacketBuf::new(bytes.len());
+        assert!(packet.fill(&bytes));
+        queue.push(packet, &mut drops, |_| panic!("there is room"), now);
+    }
+    let mut pass = || {
+        let packet = queue.pop(&mut drops, |_| panic!("none is stale"), now).expect("it is never empty");
+        queue.push(packet, &mut drops, |_| panic!("there is room"), now);
+    };
+    pass();
+    assert_eq!(allocations_in(pass), 0);
 }
