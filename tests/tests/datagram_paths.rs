@@ -1,5 +1,6 @@
 //! The datagram channel of a stock client through weather, moves and outages of its path.
 
+use std::net::UdpSocket;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -172,4 +173,32 @@ fn a_session_moves_to_the_worker_that_takes_in_its_datagrams() {
     for reason in ["source_not_leased", "record_forged", "record_replayed"] {
         assert_eq!(gateway.drops(&network, reason), 0, "{reason}");
     }
+}
+
+/// Covers: R57
+#[test]
+fn strangers_at_the_hosts_address_do_not_send_its_session_about() {
+    if thread::available_parallelism().is_ok_and(|workers| workers.get() == 1) {
+        return; // There is nobody to move to.
+    }
+    let Some(network) = Network::new() else { return };
+    let Some((gateway, client)) = connected(&network, Setup::new()) else { return };
+    let worker = || gateway.show(&network, "sessions")[0]["worker"].clone();
+    let (before, server) = (worker(), gateway.address(&network, 0));
+    // A sealed record of nobody. From 16 ports, so that both workers take some in.
+    let mut record = [0; 13 + 40];
+    record[..13].copy_from_slice(&[23, 0xfe, 0xfd, 0, 1, 0, 0, 0, 0, 0, 9, 0, 40]);
+    let sockets: Vec<UdpSocket> = (0..16)
+        .map(|_| network.client(0).with(|| UdpSocket::bind("0.0.0.0:0")).expect("a free port"))
+        .collect();
+    until("a thousand records", LONG, || {
+        for socket in &sockets {
+            for _ in 0..8 {
+                socket.send_to(&record, server).expect("room in the socket");
+            }
+        }
+        (gateway.drops(&network, "record_forged") > 1_000).then_some(())
+    });
+    assert_eq!(worker(), before);
+    assert_eq!(client.output().matches(UP).count(), 1, "{}", client.output());
 }
