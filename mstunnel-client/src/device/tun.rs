@@ -91,7 +91,8 @@ fn open(name: &str, offload: bool) -> Result<(OwnedFd, Offloads), DeviceError> {
         (true, true) => Offloads::TcpAndUdp,
     };
     if offloads != Offloads::None {
-        device.set_tx_queue_len(QUEUE_WITH_OFFLOADS).map_err(refused)?;
+        // Where it is refused, the kernel's own length holds; that is no reason to do without offloads.
+        let _ = device.set_tx_queue_len(QUEUE_WITH_OFFLOADS);
     }
     Ok((device.as_fd().try_clone_to_owned().map_err(refused)?, offloads))
 }

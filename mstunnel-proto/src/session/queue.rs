@@ -14,7 +14,7 @@
 //! Flows are told apart by a hash of 8 bits; those that share one share a line. Order within a flow is kept.
 //!
 //! # Source
-//! R55; RFC 8290 section 1.1 on queues for flows. Neither its timing of drops nor its preference for new flows is here: a
+//! R55; RFC 8290 section 3 (flow queueing). Neither its timing of drops nor its preference for new flows is here: a
 //! turn is short.
 
 use std::collections::VecDeque;
