@@ -23,6 +23,7 @@
 //! `X-CSTP-Client-Bypass-Protocol` what to do with it.
 
 mod aggregate;
+mod boundaries;
 mod split_dns;
 mod table;
 
@@ -92,8 +93,8 @@ pub enum Coverage {
 pub struct RouteSet {
     rules: Box<[Route]>,
     full_tunnel: bool,
-    v4: Table<u32>,
-    v6: Table<u128>,
+    v4: Table,
+    v6: Table,
 }
 
 impl RouteSet {
@@ -132,8 +133,8 @@ impl RouteSet {
         }
         let of = |family| rules.iter().filter(move |rule| Family::of(rule.prefix.network()) == family);
         let set = Self {
-            v4: Table::v4(of(Family::V4), default.verdict()),
-            v6: Table::v6(of(Family::V6), default.verdict()),
+            v4: Table::new(of(Family::V4), default.verdict()),
+            v6: Table::new(of(Family::V6), default.verdict()),
             rules: rules.into_boxed_slice(),
             full_tunnel,
         };
@@ -153,8 +154,8 @@ impl RouteSet {
     /// Longest-match forwarding, RFC 1812 section 5.2.4.3; the tie rule is ours.
     pub fn evaluate(&self, destination: IpAddr) -> Verdict {
         match destination {
-            IpAddr::V4(address) => self.v4.evaluate(address.to_bits()),
-            IpAddr::V6(address) => self.v6.evaluate(address.to_bits()),
+            IpAddr::V4(_) => self.v4.evaluate(destination),
+            IpAddr::V6(_) => self.v6.evaluate(destination),
         }
     }
 

@@ -1,58 +1,56 @@
 //! One family's rules as sorted boundaries.
 //!
 //! Neighbouring boundaries always change the verdict, so the verdict of an address is the first one,
-//! flipped as often as there are boundaries at or below the address: one binary search over plain
-//! integers, and 4 bytes (IPv4) or 16 bytes (IPv6) a boundary. `n` rules make at most `2n` boundaries.
+//! flipped as often as there are boundaries at or below the address: one search over plain integers
+//! (`boundaries.rs`). `n` rules make at most `2n` boundaries of 16 bytes.
 
 use std::net::IpAddr;
 
+use super::boundaries::Boundaries;
 use super::{Coverage, Route, Verdict};
 
-/// Flattened rules of one family; `T` is the address as an integer.
+/// Flattened rules of one family.
 #[derive(Clone, Debug)]
-pub(super) struct Table<T> {
+pub(super) struct Table {
     /// The verdict of the lowest address, when no boundary is there.
     first: Verdict,
-    /// Ascending; at each of them the verdict flips.
-    flips: Box<[T]>,
+    /// The upper halves of the addresses at which the verdict flips: nearly always they decide alone.
+    upper: Boundaries,
+    /// Their lower halves.
+    lower: Box<[u64]>,
 }
 
-impl Table<u32> {
-    /// Builds the table from IPv4 rules, sorted so that a prefix comes before those inside it.
-    pub(super) fn v4<'r>(rules: impl Iterator<Item = &'r Route>, default: Verdict) -> Self {
-        let flips = flips(rules, default, u32::MAX.into());
-        let narrow = |flip| u32::try_from(flip).expect("a boundary of an IPv4 prefix is an IPv4 address");
-        Self { first: default, flips: flips.into_iter().map(narrow).collect() }
+impl Table {
+    /// Builds the table from the rules of one family, sorted so that a prefix comes before those inside it.
+    pub(super) fn new<'r>(rules: impl Iterator<Item = &'r Route>, default: Verdict) -> Self {
+        let (upper, lower): (Vec<_>, Vec<_>) = flips(rules, default).into_iter().map(halves).unzip();
+        Self { first: default, upper: Boundaries::new(upper), lower: lower.into() }
     }
-}
 
-impl Table<u128> {
-    /// Builds the table from IPv6 rules, sorted so that a prefix comes before those inside it.
-    pub(super) fn v6<'r>(rules: impl Iterator<Item = &'r Route>, default: Verdict) -> Self {
-        Self { first: default, flips: flips(rules, default, u128::MAX).into() }
-    }
-}
-
-impl<T: Copy + Ord> Table<T> {
     /// The verdict of `address`.
-    pub(super) fn evaluate(&self, address: T) -> Verdict {
-        let flipped = self.flips.partition_point(|flip| *flip <= address);
-        if flipped % 2 == 0 { self.first } else { opposite(self.first) }
+    pub(super) fn evaluate(&self, address: IpAddr) -> Verdict {
+        if self.flips_up_to(number(address)).is_multiple_of(2) { self.first } else { opposite(self.first) }
     }
-}
 
-impl<T: Copy + Ord + From<u8>> Table<T> {
     /// How much of the family has the verdict [`Verdict::Tunnel`].
     pub(super) fn coverage(&self) -> Coverage {
-        match (&*self.flips, self.evaluate(T::from(0))) {
-            ([], Verdict::Tunnel) => Coverage::Everything,
-            ([], Verdict::Bypass) => Coverage::Nothing,
-            ([only], verdict) if *only == T::from(0) => match verdict {
-                Verdict::Tunnel => Coverage::Everything,
-                Verdict::Bypass => Coverage::Nothing,
-            },
-            _ => Coverage::Part,
+        match self.flips_up_to(0) {
+            flips if flips < self.lower.len() => Coverage::Part,
+            flips if flips.is_multiple_of(2) == (self.first == Verdict::Tunnel) => Coverage::Everything,
+            _ => Coverage::Nothing,
         }
+    }
+
+    /// How many flips are at or below `address`.
+    fn flips_up_to(&self, address: u128) -> usize {
+        let (upper, lower) = halves(address);
+        let rank = self.upper.rank(upper);
+        let numbers = self.upper.as_slice();
+        if rank == 0 || numbers[rank - 1] != upper {
+            return rank;
+        }
+        let start = numbers[..rank].partition_point(|other| *other < upper);
+        start + self.lower[start..rank].partition_point(|other| *other <= lower)
     }
 }
 
@@ -63,15 +61,15 @@ fn opposite(verdict: Verdict) -> Verdict {
     }
 }
 
-/// Walks the nested rules from the lowest address to `highest`, noting where the verdict changes.
-fn flips<'r>(rules: impl Iterator<Item = &'r Route>, default: Verdict, highest: u128) -> Vec<u128> {
+/// Walks the nested rules from the lowest address to the highest, noting where the verdict changes.
+fn flips<'r>(rules: impl Iterator<Item = &'r Route>, default: Verdict) -> Vec<u128> {
     let mut starts = Vec::new();
     let mut around: Vec<(u128, Verdict)> = Vec::new(); // last address and verdict, the innermost rule last
     let leave = |around: &mut Vec<(u128, Verdict)>, starts: &mut Vec<(u128, Verdict)>, next: Option<u128>| {
         while let Some((last, _)) = around.pop_if(|(last, _)| next.is_none_or(|next| *last < next)) {
             let after = around.last().map_or(default, |&(_, verdict)| verdict);
-            if last < highest {
-                starts.push((last + 1, after));
+            if let Some(next) = last.checked_add(1) {
+                starts.push((next, after));
             }
         }
     };
@@ -79,7 +77,7 @@ fn flips<'r>(rules: impl Iterator<Item = &'r Route>, default: Verdict, highest: 
         let (first, verdict) = (number(route.prefix.network()), route.action.verdict());
         leave(&mut around, &mut starts, Some(first));
         starts.push((first, verdict));
-        around.push((number(route.prefix.last()), verdict));
+        around.push((last_number(route.prefix.last()), verdict));
     }
     leave(&mut around, &mut starts, None);
     boundaries(starts, default)
@@ -99,9 +97,26 @@ fn boundaries(mut starts: Vec<(u128, Verdict)>, default: Verdict) -> Vec<u128> {
     starts.into_iter().map(|(at, _)| at).collect()
 }
 
+/// An address as a number; those of IPv4 stand in its upper 32 bits.
 fn number(address: IpAddr) -> u128 {
     match address {
-        IpAddr::V4(address) => address.to_bits().into(),
+        IpAddr::V4(address) => u128::from(address.to_bits()) << V4_SHIFT,
         IpAddr::V6(address) => address.to_bits(),
     }
+}
+
+/// The last number that `address` stands for.
+fn last_number(address: IpAddr) -> u128 {
+    match address {
+        IpAddr::V4(_) => number(address) | (u128::MAX >> (u128::BITS - V4_SHIFT)),
+        IpAddr::V6(_) => number(address),
+    }
+}
+
+const V4_SHIFT: u32 = u128::BITS - u32::BITS;
+
+fn halves(number: u128) -> (u64, u64) {
+    let upper = u64::try_from(number >> u64::BITS).expect("the upper half");
+    let lower = u64::try_from(number & u128::from(u64::MAX)).expect("the lower half");
+    (upper, lower)
 }
