@@ -16,13 +16,15 @@
 //!
 //! # Limits
 //! IPv4 from /8 to /30, IPv6 from /8 to /127, of prefixes shorter than /64 the lowest 2^64 - 1 addresses.
-//! Memory grows with what is leased and held back, about 150 bytes each, never with the prefix; the
-//! memory of former owners is bounded to 65,536 entries.
+//! Memory grows with what is leased and held back, about 150 bytes each, never with the prefix, but for an
+//! array of 8 bytes an address when they are no more than a /16 of IPv4 has. What is remembered of former
+//! owners is at most 1 MiB.
 //!
 //! # Source
 //! threats.md R50 and R51; the order of choice is ours.
 
 mod lease;
+mod marks;
 mod numbers;
 mod records;
 mod span;
@@ -121,7 +123,7 @@ impl Pool {
             identity: PoolIdentity::default(),
             records: Records::default(),
             reservations: FxHashMap::default(),
-            sticky: Sticky::default(),
+            sticky: Sticky::new(span.size()),
             excluded: 0,
         };
         let nobody = OwnerKey::new(0);

@@ -10,39 +10,30 @@
 //! no hole, the number at the edge is free; and the memory is one entry a taken number and at most one
 //! a hole, however large the size.
 
-use rustc_hash::FxHashMap;
+use super::marks::{Mark, Marks};
 
-/// Below this many entries the map keeps its memory.
+/// Below this capacity the list of holes keeps its memory.
 const SMALL: usize = 1_024;
-
-/// What is known of a number; free numbers above the edge are not in the map at all.
-#[derive(Clone, Copy, Debug)]
-enum Mark {
-    /// Taken, with the key of its record.
-    Taken(u32),
-    /// A hole, with its position in the list of holes.
-    Hole(usize),
-}
 
 /// The sparse set.
 #[derive(Debug)]
 pub(super) struct Numbers {
     size: u64,
     edge: u64,
-    marks: FxHashMap<u64, Mark>,
+    marks: Marks,
     holes: Vec<u64>,
 }
 
 impl Numbers {
     /// Starts with every number below `size` free.
     pub(super) fn new(size: u64) -> Self {
-        Self { size, edge: 0, marks: FxHashMap::default(), holes: Vec::new() }
+        Self { size, edge: 0, marks: Marks::new(size), holes: Vec::new() }
     }
 
     /// The key that `number` was taken with.
     pub(super) fn get(&self, number: u64) -> Option<u32> {
-        match self.marks.get(&number) {
-            Some(Mark::Taken(key)) => Some(*key),
+        match self.marks.get(number) {
+            Some(Mark::Taken(key)) => Some(key),
             Some(Mark::Hole(_)) | None => None,
         }
     }
@@ -85,7 +76,7 @@ impl Numbers {
 
     /// Gives `number` back; false, and nothing changes, when it was not taken.
     pub(super) fn give_back(&mut self, number: u64) -> bool {
-        match self.marks.remove(&number) {
+        match self.marks.remove(number) {
             Some(Mark::Taken(_)) => {}
             Some(hole @ Mark::Hole(_)) => {
                 self.marks.insert(number, hole);
@@ -95,15 +86,14 @@ impl Numbers {
         }
         self.edge -= 1;
         let crossed = self.edge;
-        if let Some(&Mark::Hole(position)) = self.marks.get(&crossed) {
-            self.marks.remove(&crossed);
+        if let Some(Mark::Hole(position)) = self.marks.get(crossed) {
+            self.marks.remove(crossed);
             self.fill_hole(position);
         }
         if number < crossed {
             self.open_hole(number);
         }
-        if self.marks.capacity() > SMALL && self.marks.len() < self.marks.capacity() / 8 {
-            self.marks.shrink_to(self.marks.len() * 2);
+        if self.holes.capacity() > SMALL && self.holes.len() < self.holes.capacity() / 8 {
             self.holes.shrink_to(self.holes.len() * 2);
         }
         true
@@ -117,16 +107,17 @@ impl Numbers {
 
     /// Makes `number` a hole unless it is taken.
     fn open_hole(&mut self, number: u64) {
-        self.marks.entry(number).or_insert_with(|| {
+        if self.marks.get(number).is_none() {
+            let position = u32::try_from(self.holes.len()).expect("no more holes than keys");
             self.holes.push(number);
-            Mark::Hole(self.holes.len() - 1)
-        });
+            self.marks.insert(number, Mark::Hole(position));
+        }
     }
 
     /// Takes the hole at `position` off the list; the last one moves there.
-    fn fill_hole(&mut self, position: usize) {
-        self.holes.swap_remove(position);
-        if let Some(moved) = self.holes.get(position) {
+    fn fill_hole(&mut self, position: u32) {
+        self.holes.swap_remove(position as usize);
+        if let Some(moved) = self.holes.get(position as usize) {
             self.marks.insert(*moved, Mark::Hole(position));
         }
     }
@@ -158,8 +149,15 @@ mod tests {
     proptest! {
         /// Covers: P-076
         #[test]
-        fn it_is_a_set_of_taken_numbers(size in 0_u64..18, steps in proptest::collection::vec(step(), 0..200)) {
+        fn it_is_a_set_of_taken_numbers(
+            size in 0_u64..18,
+            has_map in any::<bool>(),
+            steps in proptest::collection::vec(step(), 0..200),
+        ) {
             let mut numbers = Numbers::new(size);
+            if has_map {
+                numbers.marks = Marks::new(u64::MAX);
+            }
             let mut model = BTreeMap::new();
             for (key, step) in (0_u32..).zip(steps) {
                 match step {
@@ -200,7 +198,7 @@ mod tests {
         for number in 0..100_000_u64 {
             assert!(numbers.give_back(number * 1_000_003));
         }
-        assert!(numbers.marks.is_empty() && numbers.holes.is_empty());
-        assert!(numbers.marks.capacity() <= 2 * SMALL && numbers.holes.capacity() <= 2 * SMALL);
+        assert_eq!((numbers.marks.len(), numbers.holes.len()), (0, 0));
+        assert!(numbers.holes.capacity() <= 2 * SMALL);
     }
 }

@@ -13,6 +13,7 @@
 //! lists, one by age and one for their owner, so that every change is O(1) and nothing stale is left
 //! behind however often an owner comes and goes.
 
+use std::num::NonZeroU32;
 use std::time::Instant;
 
 use rustc_hash::FxHashMap;
@@ -35,8 +36,9 @@ pub(super) enum State {
     Excluded,
 }
 
-/// One address that is not free.
+/// One address that is not free; in one cache line, because a crowd of them is in no near cache.
 #[derive(Debug)]
+#[repr(align(64))]
 pub(super) struct Record {
     /// The number of the address in its span.
     pub(super) number: u64,
@@ -50,10 +52,25 @@ pub(super) struct Record {
     links: [Link; 2],
 }
 
+/// The neighbours in a list.
 #[derive(Clone, Copy, Debug, Default)]
 struct Link {
-    older: Option<u32>,
-    newer: Option<u32>,
+    older: Neighbour,
+    newer: Neighbour,
+}
+
+/// The key of a record, or none, in four bytes.
+#[derive(Clone, Copy, Debug, Default)]
+struct Neighbour(Option<NonZeroU32>);
+
+impl Neighbour {
+    fn new(key: Option<u32>) -> Self {
+        Self(key.and_then(|key| NonZeroU32::MIN.checked_add(key)))
+    }
+
+    fn key(self) -> Option<u32> {
+        self.0.map(|above| above.get() - 1)
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -88,7 +105,7 @@ impl Records {
         let key = match self.vacant.pop() {
             Some(key) => key,
             None => {
-                let key = u32::try_from(self.slots.len()).ok()?;
+                let key = u32::try_from(self.slots.len()).ok().filter(|key| *key < u32::MAX)?;
                 self.slots.push(None);
                 key
             }
@@ -166,7 +183,7 @@ impl Records {
 
     /// The records held back, with when each is free: the first that ends first.
     pub(super) fn all_held(&self) -> impl Iterator<Item = (u32, Instant)> + '_ {
-        let newer = |key: &u32| self.get(*key).links[BY_AGE].newer;
+        let newer = |key: &u32| self.get(*key).links[BY_AGE].newer.key();
         std::iter::successors(self.held.oldest, newer).filter_map(|key| match self.get(key).state {
             State::Held { until } => Some((key, until)),
             State::Leased | State::Idle | State::Excluded => None,
@@ -206,22 +223,23 @@ impl Records {
     }
 
     fn append(&mut self, key: u32, list: usize, ends: &mut Ends) {
-        self.get_mut(key).links[list] = Link { older: ends.newest, newer: None };
-        match ends.newest.replace(key) {
-            Some(newest) => self.get_mut(newest).links[list].newer = Some(key),
+        let older = ends.newest.replace(key);
+        self.get_mut(key).links[list] = Link { older: Neighbour::new(older), newer: Neighbour::default() };
+        match older {
+            Some(older) => self.get_mut(older).links[list].newer = Neighbour::new(Some(key)),
             None => ends.oldest = Some(key),
         }
     }
 
     fn unlink(&mut self, key: u32, list: usize, ends: &mut Ends) {
         let Link { older, newer } = std::mem::take(&mut self.get_mut(key).links[list]);
-        match older {
+        match older.key() {
             Some(older) => self.get_mut(older).links[list].newer = newer,
-            None => ends.oldest = newer,
+            None => ends.oldest = newer.key(),
         }
-        match newer {
+        match newer.key() {
             Some(newer) => self.get_mut(newer).links[list].older = older,
-            None => ends.newest = older,
+            None => ends.newest = older.key(),
         }
     }
 }
@@ -232,6 +250,11 @@ mod tests {
 
     use super::*;
     use crate::testing::origin;
+
+    #[test]
+    fn a_record_is_one_cache_line() {
+        assert_eq!(size_of::<Option<Record>>(), 64);
+    }
 
     fn leased(records: &mut Records, number: u64, owner: u64) -> u32 {
         records.insert(number, OwnerKey::new(owner), State::Leased, false).unwrap()
