@@ -42,14 +42,18 @@ impl AeadKey {
         Self(LessSafeKey::new(UnboundKey::new(algorithm, key).expect("a key has its cipher's length")))
     }
 
-    /// Encrypts `bytes` in place and returns the tag.
+    /// Encrypts `bytes` in place, with the tag into `tag`.
     #[inline]
-    pub(crate) fn seal(&self, nonce: [u8; NONCE_BYTES], aad: &[u8; 13], bytes: &mut [u8]) -> [u8; TAG_BYTES] {
-        let tag = self
-            .0
-            .seal_in_place_separate_tag(Nonce::assume_unique_for_key(nonce), Aad::from(aad), bytes)
+    pub(crate) fn seal(
+        &self,
+        nonce: [u8; NONCE_BYTES],
+        aad: &[u8; 13],
+        bytes: &mut [u8],
+        tag: &mut [u8; TAG_BYTES],
+    ) {
+        self.0
+            .seal_in_place_scatter(Nonce::assume_unique_for_key(nonce), Aad::from(aad), bytes, &[], tag)
             .expect("a record is far shorter than the cipher's limit");
-        tag.as_ref().try_into().expect("every tag has 16 bytes")
     }
 
     /// Encrypts `plaintext` into `ciphertext` of the same length, with the tag into `tag`.

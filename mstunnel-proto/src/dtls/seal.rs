@@ -83,12 +83,15 @@ impl Sealer {
 
     pub(crate) fn seal_content(&self, content: ContentType, packet: &mut PacketBuf) -> Result<(), SealError> {
         let header = self.claim(content, packet.len(), MAX_PLAINTEXT)?;
-        let tag = self.key.seal(self.nonce(&header), &aad(&header, packet.len()), packet.as_mut_slice());
+        let len = packet.len();
+        packet.append([0; TAG_BYTES]);
+        let (plaintext, tag) = packet.as_mut_slice().split_at_mut(len);
+        let tag = tag.first_chunk_mut().expect("it was appended");
+        self.key.seal(self.nonce(&header), &aad(&header, len), plaintext, tag);
         if self.suite.explicit_nonce() == 8 {
             packet.prepend(explicit(&header));
         }
         packet.prepend(header.bytes());
-        packet.append(tag);
         Ok(())
     }
 
@@ -130,8 +133,8 @@ impl Sealer {
         let header = self.claim(ContentType::ApplicationData, len, room)?;
         let (head, rest) = slot.split_at_mut(self.suite.prefix());
         let (plaintext, rest) = rest.split_at_mut(len);
-        let tag = self.key.seal(self.nonce(&header), &aad(&header, len), plaintext);
-        rest[..TAG_BYTES].copy_from_slice(&tag);
+        let tag = rest.first_chunk_mut::<TAG_BYTES>().expect("the room was checked");
+        self.key.seal(self.nonce(&header), &aad(&header, len), plaintext, tag);
         self.put_head(&header, head);
         Ok(self.suite.overhead() + len)
     }

@@ -247,7 +247,11 @@ mod tests {
         for size in [1, 7, 100, input.len()] {
             let (mut reader, mut body) = (BodyReader::chunked(), Vec::new());
             let refused = input.chunks(size).find_map(|piece| reader.take(piece, &mut body).err());
-            assert_eq!(refused, Some(HttpError::HeadTooLong { limit: MAX_TRAILER_BYTES }), "{size} at a time");
+            assert_eq!(
+                refused,
+                Some(HttpError::HeadTooLong { limit: MAX_TRAILER_BYTES }),
+                "{size} at a time"
+            );
         }
     }
 }
