@@ -57,7 +57,7 @@ class Tunnel:
         if not lines[0].startswith("HTTP/1.1 200"):
             sys.exit(f"no tunnel: {lines[0]}")
         address = next(line.split(":")[1].strip() for line in lines if line.startswith("X-CSTP-Address:"))
-        print("the session is up", address, flush=True)
+        print(f"the session is up {address}", flush=True)
 
     def until_done(self, step):
         while True:
@@ -104,7 +104,7 @@ def flood_records(pid):
     """Records of epoch 1 as short as they get, newer than any that the server has seen, with a tag that is wrong."""
     global sent
     outlet = datagram_socket_of(pid)
-    print("the session is up", outlet.getsockname()[0], flush=True)
+    print(f"the session is up {outlet.getsockname()[0]}", flush=True)
     body = os.urandom(8 + 1 + 16)
     burst = b"".join(struct.pack(">BHHHIH", 23, 0xFEFD, 1, 1, number, len(body)) + body for number in range(BAD_RECORDS))
     control = [(SOL_UDP, UDP_SEGMENT, struct.pack("H", len(burst) // BAD_RECORDS))]
@@ -120,7 +120,7 @@ def flood_packets(address, mbit):
     global sent
     packet, turn = os.urandom(1_300), 0.005
     outlet = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    print("the session is up", address, flush=True)
+    print(f"the session is up {address}", flush=True)
     due = time.monotonic()
     while True:
         for _ in range(round(mbit * 1e6 / 8 / len(packet) * turn)):
