@@ -56,3 +56,35 @@ pub(crate) fn readable(file: File) -> io::Result<AsyncFd<File>> {
     // SAFETY: a `File` keeps one open descriptor for its whole life, and `AsyncFd` owns it until it is deregistered.
     unsafe { AsyncFd::register_with_interest(file, Interest::READABLE) }.map_err(Into::into)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write, pipe};
+
+    use super::*;
+
+    #[test]
+    fn an_open_descriptor_is_taken_once_and_a_standard_stream_or_a_closed_one_is_not() {
+        let (reader, mut writer) = pipe().unwrap();
+        let taken = inherited(OwnedFd::from(reader).into_raw_fd()).unwrap();
+        writer.write_all(b"x").unwrap();
+        let mut byte = [0];
+        assert_eq!(File::from(taken).read(&mut byte).unwrap(), 1);
+        assert_eq!(byte, *b"x");
+        for number in [-1, libc::STDIN_FILENO, libc::STDERR_FILENO, RawFd::MAX] {
+            assert!(inherited(number).is_err(), "{number}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_file_on_the_reactor_wakes_its_reader() {
+        let (reader, mut writer) = pipe().unwrap();
+        let file = readable(File::from(OwnedFd::from(reader))).unwrap();
+        writer.write_all(b"x").unwrap();
+        let mut byte = [0];
+        let ready = file.readable().await.unwrap();
+        let mut file = ready.get_inner();
+        assert_eq!(file.read(&mut byte).unwrap(), 1);
+        assert_eq!(byte, *b"x");
+    }
+}

@@ -1,5 +1,7 @@
 //! A self-hosted Microsoft Tunnel server, as a library: the binaries are thin.
 
+#![forbid(unsafe_code)]
+
 pub mod admin;
 pub mod cli;
 pub mod config;

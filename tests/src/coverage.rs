@@ -35,12 +35,12 @@ fn required() -> impl Iterator<Item = Name> {
         .flat_map(|&(kind, ranges)| ranges.iter().cloned().flatten().map(move |number| name(kind, number)))
 }
 
-fn root() -> PathBuf {
+pub(crate) fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate lies in the workspace").to_owned()
 }
 
 /// Every source file of the workspace, by its path from the root.
-fn sources() -> BTreeMap<String, String> {
+pub(crate) fn sources() -> BTreeMap<String, String> {
     let mut found = BTreeMap::new();
     let mut open: Vec<PathBuf> =
         ["mstunnel-proto", "mstunnel-server", "mstunnel-client", "examples", "tests"]

@@ -46,6 +46,7 @@ mod scripted;
 mod sys;
 mod tap;
 mod transcript;
+mod unsafe_code;
 mod wait;
 pub mod world;
 

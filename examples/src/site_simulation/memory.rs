@@ -71,3 +71,22 @@ pub(crate) fn peak_resident_bytes() -> Option<u64> {
     let kilobytes: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
     Some(kilobytes * 1024)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_kept_is_charged_and_what_is_freed_is_not() {
+        let mut tally = 0;
+        let mut kept = charged(&mut tally, || {
+            drop(vec![0_u8; 5_000]);
+            Vec::<u8>::with_capacity(1_000)
+        });
+        assert_eq!(tally, 1_000);
+        charged(&mut tally, || kept.reserve_exact(3_000));
+        assert_eq!(tally, 3_000);
+        charged(&mut tally, || drop(kept));
+        assert_eq!(tally, 0);
+    }
+}
