@@ -25,8 +25,9 @@ const STEPS: &[(&str, Step)] = &[
     ("routes/evaluate/v6, 500 rules", |times| evaluate(false, times)),
     ("pool/lease and release, /16, 1,000 out, same owner", |times| reconnect(1_000, times)),
     ("pool/lease and release, /16, 60,000 out, same owner", |times| reconnect(OUT, times)),
-    ("pool/lease and release, /16, 60,000 out, new owner", |times| replace("10.0.0.0/16", times)),
-    ("pool/lease and release, /8, 60,000 out, new owner", |times| replace("10.0.0.0/8", times)),
+    ("pool/lease and release, /16, 1,000 out, new owner", |times| replace("10.0.0.0/16", 1_000, times)),
+    ("pool/lease and release, /16, 60,000 out, new owner", |times| replace("10.0.0.0/16", OUT, times)),
+    ("pool/lease and release, /8, 60,000 out, new owner", |times| replace("10.0.0.0/8", OUT, times)),
     ("dtls/raw AEAD in place, 64 bytes", |times| packets(&mut RawSeal::new(SUITE, 64), times)),
     ("dtls/seal, 64 bytes", |times| packets(&mut Seal::new(&open_channel(SUITE).0, 64), times)),
     ("dtls/raw AEAD in a slot, 64 bytes", |times| packets(&mut RawSlots::new(SUITE, 64), times)),
@@ -75,8 +76,8 @@ fn reconnect(out: u64, times: u64) {
     (0..times).for_each(|_| crowd.reconnect());
 }
 
-fn replace(prefix: &str, times: u64) {
-    let mut crowd = Crowd::new(prefix, OUT, Duration::ZERO);
+fn replace(prefix: &str, out: u64, times: u64) {
+    let mut crowd = Crowd::new(prefix, out, Duration::ZERO);
     (0..times).for_each(|_| crowd.replace());
 }
 

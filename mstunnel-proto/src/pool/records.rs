@@ -105,6 +105,7 @@ impl Records {
         let key = match self.vacant.pop() {
             Some(key) => key,
             None => {
+                // The greatest u32 is no key: a [`Neighbour`] has no room for it.
                 let key = u32::try_from(self.slots.len()).ok().filter(|key| *key < u32::MAX)?;
                 self.slots.push(None);
                 key

@@ -13,7 +13,7 @@ use super::OwnerKey;
 ///
 /// An entry costs 16 bytes. Only owners that did not have the address their key leads to are entered, so a pool that
 /// is large for its users remembers nearly nobody.
-pub(super) const MAX_REMEMBERED: usize = 65_536;
+const MAX_REMEMBERED: usize = 65_536;
 
 const WAYS: usize = 4;
 
