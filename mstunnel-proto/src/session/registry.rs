@@ -299,7 +299,8 @@ impl Registry {
         Ok(self.insert(admit, now, ends_at, Stage::Admitted { until }))
     }
 
-    /// Takes up a record that an earlier process stored: detached, with its old addresses.
+    /// Takes up a record that an earlier process stored: detached, with its old addresses. It ends when a new one
+    /// would at the latest, whatever that process took the time for.
     ///
     /// # Errors
     /// [`AdmitRefused`] when it does not fit any more; an address that is taken or outside the pool
@@ -323,6 +324,8 @@ impl Registry {
             leases.v4.zip(self.pool_v4.as_mut()).and_then(|(a, pool)| pool.restore(owner, a.into()).ok());
         let lease_v6 =
             leases.v6.zip(self.pool_v6.as_mut()).and_then(|(a, pool)| pool.restore(owner, a.into()).ok());
+        let latest = self.config.session_timeout.map(|timeout| now + timeout);
+        let ends_at = ends_at.into_iter().chain(latest).min();
         let id = self.insert(admit, now, ends_at, Stage::Detached { until });
         let record = self.records.get_mut(&id).expect("the record was just inserted");
         record.lease_v4 = lease_v4;

@@ -136,7 +136,7 @@ impl FileStore {
         let temporary = self.path.with_extension("json.new");
         let mut file: File =
             OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
-        file.write_all(&serde_json::to_vec(&sessions.0)?)?;
+        file.write_all(&sessions.to_json()?)?;
         file.sync_all()?;
         fs::rename(&temporary, &self.path)
     }
@@ -153,45 +153,59 @@ impl FileStore {
         window: Duration,
         clocks: Clocks,
     ) -> io::Result<usize> {
-        let stored = match fs::metadata(&self.path) {
+        let file = match fs::metadata(&self.path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
             Err(error) => return Err(error),
             Ok(metadata) if metadata.len() > MAX_FILE_BYTES => {
                 return Err(io::Error::other(format!("{} bytes, limit {MAX_FILE_BYTES}", metadata.len())));
             }
-            Ok(_) => serde_json::from_slice::<Stored>(&fs::read(&self.path)?)?,
+            Ok(_) => fs::read(&self.path)?,
         };
-        if stored.version != VERSION {
-            return Err(io::Error::other(format!("version {}, want {VERSION}", stored.version)));
-        }
-        let now = clocks.monotonic;
-        let mut held: Vec<HeldBack> =
-            stored.held_back.iter().filter_map(|held| held.revived(clocks)).collect();
-        held.extend(stored.sessions.iter().flat_map(|session| session.ended_meanwhile(window, clocks)));
-        held.sort_by_key(|held| held.until);
-        held.into_iter().for_each(|held| registry.restore_held_back(held));
-        let restored = stored.sessions.into_iter().filter_map(|session| {
-            let ends_at = match session.ends_at {
-                None => None,
-                Some(unix) => Some(clocks.to_instant(unix)?),
-            };
-            let until = match session.cookie_until {
-                None => now + window,
-                Some(unix) => clocks.to_instant(unix)?.min(now + window),
-            };
-            let admit = Admit {
-                owner: OwnerKey::of_device(&session.user, ""),
-                user: session.user,
-                groups: session.groups,
-                group: session.group,
-                method: session.method.into(),
-                cookie: hash_of(&session.cookie_sha256)?,
-            };
-            let leases = Leases { v4: session.ipv4, v6: session.ipv6 };
-            registry.restore(admit, leases, ends_at, until, now).ok()
-        });
-        Ok(restored.count())
+        take_up(&file, registry, window, clocks)
     }
+}
+
+/// Takes what `file` holds up into `registry`; returns how many sessions came back.
+///
+/// # Errors
+/// It is not a file of this version.
+pub(crate) fn take_up(
+    file: &[u8],
+    registry: &mut Registry,
+    window: Duration,
+    clocks: Clocks,
+) -> io::Result<usize> {
+    let stored = serde_json::from_slice::<Stored>(file)?;
+    if stored.version != VERSION {
+        return Err(io::Error::other(format!("version {}, want {VERSION}", stored.version)));
+    }
+    let now = clocks.monotonic;
+    let mut held: Vec<HeldBack> =
+        stored.held_back.iter().filter_map(|held| held.revived(window, clocks)).collect();
+    held.extend(stored.sessions.iter().flat_map(|session| session.ended_meanwhile(window, clocks)));
+    held.sort_by_key(|held| held.until);
+    held.into_iter().for_each(|held| registry.restore_held_back(held));
+    let restored = stored.sessions.into_iter().filter_map(|session| {
+        let ends_at = match session.ends_at {
+            None => None,
+            Some(unix) => Some(clocks.to_instant(unix)?),
+        };
+        let until = match session.cookie_until {
+            None => now + window,
+            Some(unix) => clocks.to_instant(unix)?.min(now + window),
+        };
+        let admit = Admit {
+            owner: OwnerKey::of_device(&session.user, ""),
+            user: session.user,
+            groups: session.groups,
+            group: session.group,
+            method: session.method.into(),
+            cookie: hash_of(&session.cookie_sha256)?,
+        };
+        let leases = Leases { v4: session.ipv4, v6: session.ipv6 };
+        registry.restore(admit, leases, ends_at, until, now).ok()
+    });
+    Ok(restored.count())
 }
 
 impl StoredHoldBack {
@@ -199,9 +213,9 @@ impl StoredHoldBack {
         Self { address: held.address, owner: held.owner.get(), until: clocks.to_unix(held.until) }
     }
 
-    /// `None` when it has ended.
-    fn revived(&self, clocks: Clocks) -> Option<HeldBack> {
-        let until = clocks.to_instant(self.until)?;
+    /// `None` when it has ended; a clock that ran ahead makes it no longer than `window`.
+    fn revived(&self, window: Duration, clocks: Clocks) -> Option<HeldBack> {
+        let until = clocks.to_instant(self.until)?.min(clocks.monotonic + window);
         Some(HeldBack { address: self.address, owner: OwnerKey::new(self.owner), until })
     }
 }
@@ -231,6 +245,11 @@ impl Snapshot {
         let sessions = registry.records().map(|record| stored(record, clocks)).collect();
         let held_back = registry.held_back().map(|held| StoredHoldBack::new(held, clocks)).collect();
         Self(Stored { version: VERSION, sessions, held_back })
+    }
+
+    /// The content of the file.
+    pub(crate) fn to_json(&self) -> serde_json::Result<Vec<u8>> {
+        serde_json::to_vec(&self.0)
     }
 }
 
@@ -356,6 +375,42 @@ mod tests {
         assert_eq!(held_after(100), addresses[..1], "of the session that had ended");
         assert_eq!(held_after(302), addresses[1..], "of the one whose window closed while nothing ran");
         assert!(held_after(602).is_empty());
+    }
+
+    /// Covers: R50, R81: a clock that ran ten years ahead when the file was written gives no session more time than a
+    /// new one has, and keeps no address longer than a release now would.
+    #[test]
+    fn a_file_of_a_clock_that_ran_ahead_outlasts_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = FileStore::open(directory.path()).unwrap();
+        let now = Clocks::now();
+        let ahead = Clocks { monotonic: now.monotonic, wall: now.wall + Duration::from_secs(315_360_000) };
+        let mut registry_before = registry();
+        for (user, cookie) in [("ada", [1; 32]), ("bob", [2; 32])] {
+            let cookie = CookieHash::from_bytes(cookie);
+            let admit = Admit {
+                user: user.to_owned(),
+                groups: Vec::new(),
+                group: None,
+                method: AuthMethod::Password,
+                cookie,
+                owner: OwnerKey::of_device(user, ""),
+            };
+            let id = registry_before.admit(admit, now.monotonic).unwrap();
+            registry_before.attach(attach(cookie), now.monotonic).unwrap();
+            if user == "ada" {
+                let _ = registry_before.end(id, now.monotonic);
+            }
+        }
+        store.save(&Snapshot::of(&registry_before, ahead)).unwrap();
+
+        let mut registry_after = registry();
+        assert_eq!(store.load_into(&mut registry_after, WINDOW, now).unwrap(), 1);
+        let held: Vec<_> = registry_after.held_back().collect();
+        assert_eq!(held.len(), 1);
+        assert_eq!(held[0].until, now.monotonic + WINDOW);
+        let bob = registry_after.records().next().unwrap();
+        assert_eq!(bob.ends_at(), Some(now.monotonic + Duration::from_secs(3600)));
     }
 
     /// Covers: R81
