@@ -118,12 +118,15 @@ pub(super) fn handle_packet(shared: &Shared, packet: PacketBuf, touched: &mut Ve
         Protocol::Tcp => {
             let Some(tcp) = parsed.tcp() else { return shared.drop_packet(packet) };
             let remote = SocketAddr::new(source, tcp.source_port());
-            let (local_port, is_reset) = (tcp.destination_port(), tcp.is_rst());
-            let Some(flow) = shared.table().flow(remote, local_port) else {
+            let Some(flow) = shared.table().flow(remote, tcp.destination_port()) else {
                 return shared.drop_packet(packet);
             };
             let mut machine = flow.machine();
-            machine.handle_packet(packet, is_reset, Instant::now());
+            if machine.has_ended_before(&tcp) {
+                return shared.drop_packet(packet);
+            }
+            let (is_reset, end) = (tcp.is_rst(), tcp.end());
+            machine.handle_packet(packet, is_reset, end, Instant::now());
             if !std::mem::replace(&mut machine.is_touched, true) {
                 drop(machine);
                 touched.push(flow);

@@ -14,6 +14,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use mstunnel_proto::buf::PacketBuf;
+use mstunnel_proto::packet::Tcp;
 use smoltcp::iface::{Config, Interface, PollResult, SocketHandle, SocketSet};
 use smoltcp::socket::tcp::{self, RecvError, State};
 use smoltcp::time::Instant as SmolInstant;
@@ -32,6 +33,9 @@ const LINGER: Duration = Duration::from_secs(30);
 
 /// The pause before a machine that asks for "now" is polled again: no bug of a peer makes a busy loop (R60).
 const MIN_PAUSE: Duration = Duration::from_millis(1);
+
+/// How often that pause doubles: to about a minute, as the probes of RFC 9293 section 3.8.6.1 may.
+const MAX_DOUBLINGS: u32 = 16;
 
 /// The sizes of the buffers of one connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,6 +99,10 @@ pub(super) struct Machine {
     established: bool,
     /// The other end has said that it sends no more.
     finished: bool,
+    /// The sequence number behind its saying so.
+    end: Option<u32>,
+    /// Packets that were sent in FIN-WAIT-2 since one came.
+    unasked: u32,
     /// Since nobody holds it: when it must be gone.
     orphan_until: Option<Instant>,
     /// The earliest deadline that is armed in [`super::timers::Timers`].
@@ -142,6 +150,8 @@ impl Machine {
             fault: None,
             established: false,
             finished: false,
+            end: None,
+            unasked: 0,
             orphan_until: None,
             armed: None,
             is_blocked: false,
@@ -154,16 +164,26 @@ impl Machine {
         self.local
     }
 
-    /// Takes in a packet of this connection.
-    pub(super) fn handle_packet(&mut self, packet: PacketBuf, is_reset: bool, now: Instant) {
+    /// Whether a segment has something behind the end of the other end's stream, which smoltcp would take in.
+    pub(super) fn has_ended_before(&self, segment: &Tcp<'_>) -> bool {
+        self.end.is_some_and(|end| segment.has_payload_behind(end))
+    }
+
+    /// Takes in a packet of this connection, whose sequence number behind it is `end`.
+    pub(super) fn handle_packet(&mut self, packet: PacketBuf, is_reset: bool, end: u32, now: Instant) {
+        self.unasked = 0;
         let before = self.socket().state();
         self.link.put(packet);
         let now = self.clock(now);
         self.interface.poll_ingress_single(now, &mut self.link, &mut self.sockets);
         let after = self.socket().state();
         self.established |= after == State::Established;
-        self.finished |=
-            matches!(after, State::CloseWait | State::Closing | State::LastAck | State::TimeWait);
+        if matches!(after, State::CloseWait | State::Closing | State::LastAck | State::TimeWait)
+            && !self.finished
+        {
+            self.finished = true;
+            self.end = Some(end);
+        }
         if after == State::Closed && before != State::Closed && is_reset {
             self.fault.get_or_insert(Fault::Reset);
         }
@@ -212,9 +232,17 @@ impl Machine {
         let waits = self.socket().send_queue() > 0 || self.socket().state() == State::SynSent;
         self.socket_mut().set_timeout(waits.then(|| USER_TIMEOUT.into()));
         let time = self.clock(now);
+        // One acknowledgement says all that is left to say. smoltcp would go on: where the window was closed as the
+        // last byte was acknowledged, it probes it with nothing, and again at once.
+        let is_listening = self.socket().state() == State::FinWait2;
         while self.interface.poll_egress(time, &mut self.link, &mut self.sockets)
             == PollResult::SocketStateChanged
-        {}
+        {
+            if is_listening {
+                self.unasked += 1;
+                break;
+            }
+        }
         let blocked = self.link.take_blocked();
         let socket = self.socket();
         let state = socket.state();
@@ -229,7 +257,7 @@ impl Machine {
         }
         let wanted = self.interface.poll_at(time, &self.sockets).map(|at| {
             let since = Duration::from_micros(u64::try_from(at.total_micros()).unwrap_or(0));
-            (self.epoch + since).max(now + MIN_PAUSE)
+            (self.epoch + since).max(now + MIN_PAUSE * (1 << self.unasked.min(MAX_DOUBLINGS)))
         });
         match [wanted, self.orphan_until].into_iter().flatten().min() {
             Some(at) => Next::At(at),

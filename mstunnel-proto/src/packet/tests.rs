@@ -30,6 +30,25 @@ fn the_views_read_what_is_there() {
     assert_eq!((udp.source_port(), udp.destination_port(), udp.payload()), (0xC000, 53, &b"query"[..]));
 }
 
+/// RFC 9293 section 3.4: SYN and FIN have numbers of their own, and numbers wrap.
+#[test]
+fn a_segment_ends_behind_its_payload_and_its_flags() {
+    for (flags, payload, taken) in
+        [(0x10, &b""[..], 0), (0x10, b"hello", 5), (0x02, b"", 1), (0x11, b"hello", 6), (0x13, b"hello", 7)]
+    {
+        for sequence in [0, 7, u32::MAX - 2] {
+            let mut bytes = tcp_packet(true, flags, &[], payload);
+            bytes[24..28].copy_from_slice(&sequence.to_be_bytes());
+            let tcp = Packet::parse(&bytes).unwrap().tcp().unwrap();
+            assert_eq!((tcp.sequence(), tcp.end()), (sequence, sequence.wrapping_add(taken)));
+            for (end, is_behind) in [(taken, false), (taken + 1, false), (taken.wrapping_sub(1), true)] {
+                let is_behind = is_behind && !payload.is_empty();
+                assert_eq!(tcp.has_payload_behind(sequence.wrapping_add(end)), is_behind, "{flags} {end}");
+            }
+        }
+    }
+}
+
 /// Covers: R44
 #[test]
 fn lengths_that_disagree_are_refused() {

@@ -80,6 +80,28 @@ impl<'a> Tcp<'a> {
         self.0[13] & 0x04 != 0
     }
 
+    /// The sequence number: of the SYN if there is one, or else of the first byte of the payload.
+    pub fn sequence(&self) -> u32 {
+        u32::from_be_bytes([self.0[4], self.0[5], self.0[6], self.0[7]])
+    }
+
+    /// The sequence number behind it: behind its payload, with one number each for SYN and FIN.
+    ///
+    /// # Source
+    /// RFC 9293 section 3.4.
+    pub fn end(&self) -> u32 {
+        // A packet has less than 64 KB.
+        let len = u32::try_from(self.payload().len()).unwrap_or(u32::MAX);
+        self.sequence().wrapping_add(len).wrapping_add(u32::from(self.is_syn()) + u32::from(self.is_fin()))
+    }
+
+    /// Whether some of its payload lies behind `end`, which was [`end`](Self::end) of the FIN of its stream.
+    ///
+    /// Nobody may read it (RFC 9293 section 3.10.7.4, "seventh").
+    pub fn has_payload_behind(&self, end: u32) -> bool {
+        !self.payload().is_empty() && self.end().wrapping_sub(end).cast_signed() > 0
+    }
+
     /// The option bytes, padding included.
     pub fn options(&self) -> &'a [u8] {
         &self.0[TCP_HEADER..tcp_header_len(self.0)]

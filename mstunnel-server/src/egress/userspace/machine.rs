@@ -13,6 +13,7 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use mstunnel_proto::packet::{Packet, Tcp};
 use smoltcp::iface::{Config, Interface, PollResult, SocketHandle, SocketSet};
 use smoltcp::phy::{Device, DeviceCapabilities, Medium, RxToken, TxToken};
 use smoltcp::socket::tcp::{self, State};
@@ -26,6 +27,9 @@ const USER_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// The pause before a machine that asks for "now" is polled again: no bug of a peer makes a busy loop (R60).
 const MIN_PAUSE: Duration = Duration::from_millis(1);
+
+/// How often that pause doubles: to about a minute, as the probes of RFC 9293 section 3.8.6.1 may.
+const MAX_DOUBLINGS: u32 = 16;
 
 /// Answers to single packets that wait for the next pump; those beyond are repeated by TCP itself.
 const MAX_REPLIES: usize = 8;
@@ -68,6 +72,12 @@ pub(super) struct Machine {
     was_reset: bool,
     /// The client has said that it sends no more.
     has_finished: bool,
+    /// The sequence number behind its saying so.
+    end: Option<u32>,
+    /// The sequence number of the next byte that the host takes.
+    next: u32,
+    /// Packets that were sent in FIN-WAIT-2 since one came.
+    unasked: u32,
 }
 
 impl std::fmt::Debug for Machine {
@@ -112,13 +122,28 @@ impl Machine {
             replies: VecDeque::new(),
             was_reset: false,
             has_finished: false,
+            end: None,
+            next: 0,
+            unasked: 0,
         };
-        machine.handle_packet(syn, false, now);
+        if let Some(segment) = Packet::parse(syn).ok().and_then(|packet| packet.tcp()) {
+            // Bytes beside a SYN are not taken in.
+            machine.next = segment.sequence().wrapping_add(1);
+            machine.take_in(syn, &segment, now);
+        }
         machine
     }
 
-    /// Takes in a packet of this flow.
-    pub(super) fn handle_packet(&mut self, packet: &[u8], is_reset: bool, now: Instant) {
+    /// Takes in a packet of this flow, which is `segment`.
+    pub(super) fn handle_packet(&mut self, packet: &[u8], segment: &Tcp<'_>, now: Instant) {
+        // What was reset before it was open listens again.
+        if self.socket().state() != State::Listen && self.is_acceptable(segment) {
+            self.take_in(packet, segment, now);
+        }
+    }
+
+    fn take_in(&mut self, packet: &[u8], segment: &Tcp<'_>, now: Instant) {
+        self.unasked = 0;
         let before = self.socket().state();
         let time = self.clock(now);
         let mut port = Port {
@@ -129,9 +154,25 @@ impl Machine {
         };
         self.interface.poll_ingress_single(time, &mut port as &mut Port<'_, Nowhere>, &mut self.sockets);
         let after = self.socket().state();
-        self.has_finished |=
-            matches!(after, State::CloseWait | State::Closing | State::LastAck | State::TimeWait);
-        self.was_reset |= is_reset && after == State::Closed && before != State::Closed;
+        if matches!(after, State::CloseWait | State::Closing | State::LastAck | State::TimeWait)
+            && !self.has_finished
+        {
+            self.has_finished = true;
+            self.end = Some(segment.end());
+        }
+        self.was_reset |= segment.is_rst() && after == State::Closed && before != State::Closed;
+    }
+
+    /// Whether a segment has no bytes but those that the client may send: before its end, and no more than the
+    /// buffer holds. smoltcp takes in the others; it shifts the window of its SYN-ACK, which RFC 7323 section 2.2
+    /// forbids, and panics when its buffer is full.
+    fn is_acceptable(&self, segment: &Tcp<'_>) -> bool {
+        if segment.payload().is_empty() {
+            return true;
+        }
+        let end = segment.end().wrapping_sub(u32::from(segment.is_fin()));
+        let ahead = usize::try_from(end.wrapping_sub(self.next).cast_signed()).unwrap_or(0);
+        ahead <= self.socket().recv_capacity() && !self.end.is_some_and(|end| segment.has_payload_behind(end))
     }
 
     /// Lends the bytes from the client to `take`, which says how many it took.
@@ -140,7 +181,14 @@ impl Machine {
         if !socket.can_recv() {
             return None;
         }
-        socket.recv(take).ok()
+        let take = |bytes: &mut [u8]| {
+            let (taken, result) = take(bytes);
+            (taken, (taken, result))
+        };
+        let (taken, result) = socket.recv(take).ok()?;
+        // A buffer is shorter than a stream's numbers.
+        self.next = self.next.wrapping_add(u32::try_from(taken).unwrap_or(0));
+        Some(result)
     }
 
     /// Lends room for bytes to the client to `put`, which says how many it put there; `None` while there is little.
@@ -193,9 +241,13 @@ impl Machine {
         let waits = self.socket().send_queue() > 0 || self.socket().state() == State::SynReceived;
         self.socket_mut().set_timeout(waits.then(|| USER_TIMEOUT.into()));
         let time = self.clock(now);
+        // One acknowledgement says all that is left to say. smoltcp would go on: where the window was closed as the
+        // last byte was acknowledged, it probes it with nothing, and again at once.
+        let is_listening = self.socket().state() == State::FinWait2;
+        let most = if is_listening { 1 } else { PACKETS_PER_PUMP };
         let mut port = Port { mtu: self.mtu, received: None, out: Out::Exit(exit), blocked: false };
         let mut is_more = true;
-        for _ in 0..PACKETS_PER_PUMP {
+        for _ in 0..most {
             if self.interface.poll_egress(time, &mut port, &mut self.sockets)
                 != PollResult::SocketStateChanged
             {
@@ -204,6 +256,10 @@ impl Machine {
             }
         }
         let blocked = port.blocked;
+        if is_listening && is_more {
+            is_more = false;
+            self.unasked += 1;
+        }
         let socket = self.socket();
         let state = socket.state();
         // After TIME-WAIT comes nothing that matters: a late segment is answered with a reset.
@@ -220,7 +276,8 @@ impl Machine {
         match self.interface.poll_at(time, &self.sockets) {
             Some(at) => {
                 let since = Duration::from_micros(u64::try_from(at.total_micros()).unwrap_or(0));
-                Next::At((self.epoch + since).max(now + MIN_PAUSE))
+                let pause = MIN_PAUSE * (1 << self.unasked.min(MAX_DOUBLINGS));
+                Next::At((self.epoch + since).max(now + pause))
             }
             None => Next::Idle,
         }

@@ -1,13 +1,15 @@
 //! A machine and a client of smoltcp in memory, in virtual time.
 
 use std::collections::VecDeque;
+use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use mstunnel_proto::packet::Packet;
+use mstunnel_proto::packet::checksum::Sum;
 use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
 use smoltcp::phy::{Device, DeviceCapabilities, Medium, RxToken, TxToken};
 use smoltcp::socket::tcp::{self, State};
-use smoltcp::wire::{HardwareAddress, IpCidr};
+use smoltcp::wire::{HardwareAddress, IpCidr, TcpPacket};
 
 use super::*;
 
@@ -91,12 +93,16 @@ struct Pair {
 
 impl Pair {
     fn connect(local: &str, remote: &str) -> Self {
+        Self::connect_with(local, remote, SIZES)
+    }
+
+    fn connect_with(local: &str, remote: &str, sizes: Sizes) -> Self {
         let start = Instant::now();
         let remote: SocketAddr = remote.parse().unwrap();
         let mut client = Client::connect(local.parse().unwrap(), remote);
         client.interface.poll(SmolInstant::ZERO, &mut client.wire, &mut client.sockets);
         let syn = client.wire.sent.pop_front().unwrap();
-        let machine = Machine::accept(&syn, remote, MTU, SIZES, 7, start);
+        let machine = Machine::accept(&syn, remote, MTU, sizes, 7, start);
         let exit = Taken { packets: VecDeque::new(), room: usize::MAX };
         let mut pair = Self { client, machine, exit, start, now: start, next: Next::Idle };
         pair.settle();
@@ -122,11 +128,49 @@ impl Pair {
                 return;
             }
             for packet in std::mem::take(&mut self.client.wire.sent) {
-                let is_reset = Packet::parse(&packet).unwrap().tcp().unwrap().is_rst();
-                self.machine.handle_packet(&packet, is_reset, self.now);
+                self.handle_packet(&packet);
             }
         }
         panic!("the two never come to rest");
+    }
+
+    fn handle_packet(&mut self, packet: &[u8]) {
+        let segment = Packet::parse(packet).unwrap().tcp().unwrap();
+        self.machine.handle_packet(packet, &segment, self.now);
+    }
+
+    /// What the client would send of `bytes`, `ahead` of where it is.
+    fn forge(&mut self, bytes: &[u8], ahead: u32) -> Vec<u8> {
+        self.client.socket().send_slice(bytes).unwrap();
+        let time = SmolInstant::from_micros(i64::try_from((self.now - self.start).as_micros()).unwrap());
+        self.client.interface.poll(time, &mut self.client.wire, &mut self.client.sockets);
+        let mut packet = self.client.wire.sent.pop_front().unwrap();
+        let sequence = u32::from_be_bytes(*packet[24..].first_chunk().unwrap());
+        packet[24..28].copy_from_slice(&sequence.wrapping_add(ahead).to_be_bytes());
+        fill_checksum(&mut packet);
+        packet
+    }
+
+    /// Lets packets pass for so long from a client whose window is closed; returns how many it got.
+    fn pass_with_closed_window(&mut self, time: Duration) -> usize {
+        let (until, mut count) = (self.now + time, 0);
+        while self.now < until {
+            self.next = self.machine.pump(&mut self.exit, self.now);
+            count += self.exit.packets.len();
+            self.client.wire.received.append(&mut self.exit.packets);
+            let time = SmolInstant::from_micros(i64::try_from((self.now - self.start).as_micros()).unwrap());
+            self.client.interface.poll(time, &mut self.client.wire, &mut self.client.sockets);
+            for mut packet in std::mem::take(&mut self.client.wire.sent) {
+                packet[34..36].fill(0);
+                fill_checksum(&mut packet);
+                self.handle_packet(&packet);
+            }
+            let delay = self.client.interface.poll_delay(time, &self.client.sockets);
+            let client_at = delay.map_or(until, |delay| self.now + Duration::from(delay));
+            let at = if let Next::At(at) = self.next { at } else { until };
+            self.now = at.min(client_at).min(until).max(self.now + Duration::from_millis(1));
+        }
+        count
     }
 
     fn advance(&mut self, by: Duration) {
@@ -150,6 +194,11 @@ impl Pair {
         };
         self.machine.send(put).unwrap_or(0)
     }
+}
+
+fn fill_checksum(packet: &mut [u8]) {
+    let mut segment = TcpPacket::new_unchecked(&mut packet[20..]);
+    segment.fill_checksum(&Ipv4Addr::new(10, 9, 0, 5).into(), &Ipv4Addr::new(10, 20, 0, 2).into());
 }
 
 fn ipv4() -> Pair {
@@ -188,6 +237,49 @@ fn what_the_host_has_not_taken_outlives_the_end_of_both_halves() {
     assert!(pair.machine.has_unread());
     assert_eq!(pair.receive(), b"last words");
     assert!(pair.machine.is_drained() && !pair.machine.has_unread());
+}
+
+/// RFC 9293 section 3.10.7.4: the text of a segment behind a FIN is ignored.
+#[test]
+fn bytes_behind_the_last_one_are_nobodys() {
+    let mut pair = ipv4();
+    let behind = pair.forge(b"all of it", 10);
+    pair.client.socket().close();
+    // The client sends again what it takes for lost.
+    pair.advance(Duration::from_secs(2));
+    for _ in 0..2 {
+        pair.handle_packet(&behind);
+        assert!(pair.machine.has_unread() && !pair.machine.is_drained());
+    }
+    assert_eq!(pair.receive(), b"all of it");
+    assert!(pair.machine.is_drained() && !pair.machine.has_unread());
+    pair.handle_packet(&behind);
+    assert!(pair.receive().is_empty());
+    assert!(pair.machine.is_drained() && !pair.machine.has_unread());
+    assert_eq!(pair.send(b"answer"), 6);
+    pair.settle();
+    assert_eq!(pair.client.read_all(), b"answer");
+}
+
+/// Covers: R55, R69: the window of a SYN-ACK is not scaled, and smoltcp takes it for one that is.
+#[test]
+fn bytes_beyond_the_buffer_are_nobodys() {
+    let mut pair =
+        Pair::connect_with("10.9.0.5:5000", "10.20.0.2:80", Sizes { from_client: 200_000, to_client: 4_096 });
+    let beyond = pair.forge(&[1; 200], 199_900);
+    pair.handle_packet(&beyond);
+    pair.advance(Duration::from_secs(2));
+    assert_eq!(pair.receive(), [1; 200]);
+    // Now the first half of them is the last that the client may send.
+    pair.handle_packet(&beyond);
+    let said: Vec<u8> = (0..199_700).map(|at| u8::try_from(at % 251).unwrap()).collect();
+    assert_eq!(pair.client.socket().send_slice(&said).unwrap(), said.len());
+    pair.advance(Duration::from_secs(2));
+    let mut heard = pair.receive();
+    pair.advance(Duration::from_secs(2));
+    heard.extend(pair.receive());
+    assert_eq!(heard.len(), 199_800);
+    assert!(heard[..199_700] == said && heard[199_700..] == [1; 100]);
 }
 
 /// Covers: R55
@@ -229,6 +321,34 @@ fn a_reset_of_the_client_ends_the_flow_and_is_told_apart() {
 }
 
 #[test]
+fn a_flow_that_was_reset_before_it_was_open_is_not_opened_again() {
+    let mut client = Client::connect("10.9.0.5:5000".parse().unwrap(), "10.20.0.2:80".parse().unwrap());
+    client.interface.poll(SmolInstant::ZERO, &mut client.wire, &mut client.sockets);
+    let syn = client.wire.sent.pop_front().unwrap();
+    let (now, mut exit) = (Instant::now(), Taken { packets: VecDeque::new(), room: 1 });
+    let mut machine = Machine::accept(&syn, "10.20.0.2:80".parse().unwrap(), MTU, SIZES, 7, now);
+    machine.pump(&mut exit, now);
+    let (sequence, acknowledgement) = (&syn[24..28].to_vec(), &exit.packets[0][24..28]);
+    let mut reset = syn.clone();
+    reset.truncate(40);
+    reset[2..4].copy_from_slice(&40u16.to_be_bytes());
+    let sequence = u32::from_be_bytes(*sequence.first_chunk().unwrap()) + 1;
+    let acknowledgement = u32::from_be_bytes(*acknowledgement.first_chunk().unwrap()) + 1;
+    reset[24..28].copy_from_slice(&sequence.to_be_bytes());
+    reset[28..32].copy_from_slice(&acknowledgement.to_be_bytes());
+    reset[32..34].copy_from_slice(&[0x50, 0x14]);
+    fill_checksum(&mut reset);
+    let checksum = Sum::default().bytes(&reset[..10]).bytes(&reset[12..20]).checksum();
+    reset[10..12].copy_from_slice(&checksum.to_be_bytes());
+    for packet in [&reset, &syn] {
+        machine.handle_packet(packet, &Packet::parse(packet).unwrap().tcp().unwrap(), now);
+    }
+    exit.packets.clear();
+    assert_eq!(machine.pump(&mut exit, now), Next::Gone);
+    assert!(exit.packets.is_empty(), "a second connection in the place of the first");
+}
+
+#[test]
 fn an_aborted_flow_resets_the_client() {
     let mut pair = ipv4();
     pair.machine.abort();
@@ -264,6 +384,31 @@ fn a_quiet_flow_wants_nothing_and_is_not_given_up() {
     assert_eq!(pair.send(b"still here"), 10);
     pair.settle();
     assert_eq!(pair.client.read_all(), b"still here");
+}
+
+/// Covers: R60, R69: smoltcp probes a window that was closed when the last byte came, and has nothing to probe it
+/// with.
+#[test]
+fn a_client_that_takes_the_end_and_closes_its_window_is_not_flooded() {
+    let mut pair = ipv4();
+    pair.send(&[7; 2_000]);
+    pair.machine.finish();
+    pair.machine.pump(&mut pair.exit, pair.now);
+    // The first half is acknowledged by itself.
+    let second = pair.exit.packets.split_off(1);
+    pair.pass_with_closed_window(Duration::from_millis(50));
+    pair.exit.packets = second;
+    pair.pass_with_closed_window(Duration::from_millis(50));
+    assert_eq!(pair.client.read_all(), [7; 2_000]);
+    let count = pair.pass_with_closed_window(Duration::from_secs(600));
+    assert!(count < 30, "{count} packets in ten minutes");
+    // The client's own half goes on.
+    pair.client.socket().send_slice(b"still here").unwrap();
+    pair.client.socket().close();
+    pair.settle();
+    assert_eq!(pair.receive(), b"still here");
+    assert!(pair.machine.is_drained());
+    assert_eq!(pair.next, Next::Gone);
 }
 
 /// Covers: R60

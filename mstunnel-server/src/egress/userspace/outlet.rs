@@ -193,7 +193,7 @@ impl Outlet {
         if let Some(flow) = flow {
             flow.touch(now);
             if let Side::Tcp(side) = &flow.side.side
-                && !side.handle_packet(packet.bytes(), tcp.is_rst(), now)
+                && !side.handle_packet(packet.bytes(), &tcp, now)
             {
                 flow.side.end();
             }

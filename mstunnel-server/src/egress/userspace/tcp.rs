@@ -18,7 +18,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use mstunnel_proto::buf::PacketBuf;
-use mstunnel_proto::packet::Unreachable;
+use mstunnel_proto::packet::{Tcp, Unreachable};
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -64,11 +64,11 @@ impl TcpSide {
     }
 
     /// Takes in a packet of this flow; whether the flow goes on.
-    pub(super) fn handle_packet(&self, packet: &[u8], is_reset: bool, now: Instant) -> bool {
+    pub(super) fn handle_packet(&self, packet: &[u8], segment: &Tcp<'_>, now: Instant) -> bool {
         match &mut *self.state.borrow_mut() {
             // Only a repeated SYN makes sense, and a client that gave up.
-            State::Connecting { .. } => return !is_reset,
-            State::Open(machine) => machine.handle_packet(packet, is_reset, now),
+            State::Connecting { .. } => return !segment.is_rst(),
+            State::Open(machine) => machine.handle_packet(packet, segment, now),
         }
         if let Some(waker) = self.waker.take() {
             waker.wake();

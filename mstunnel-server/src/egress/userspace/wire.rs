@@ -90,10 +90,7 @@ pub(super) fn reset(room: &mut [u8], segment: &Packet<'_>) -> Option<usize> {
         answer[4..8].copy_from_slice(&header[8..12]);
         answer[13] = 0x04;
     } else {
-        let sequence = u32::from_be_bytes([header[4], header[5], header[6], header[7]]);
-        let occupied = tcp.payload().len() + usize::from(tcp.is_syn()) + usize::from(tcp.is_fin());
-        let end = sequence.wrapping_add(u32::try_from(occupied).ok()?);
-        answer[8..12].copy_from_slice(&end.to_be_bytes());
+        answer[8..12].copy_from_slice(&tcp.end().to_be_bytes());
         answer[13] = 0x14;
     }
     let sum = Sum::pseudo_header(from, to, 6, u32::try_from(TCP_HEADER).ok()?).bytes(answer);
