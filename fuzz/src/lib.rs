@@ -3,11 +3,17 @@
 //!
 //! Each function panics on a broken promise of the core and returns otherwise.
 
+mod checksums;
 mod dtls;
+mod flow;
+mod folder;
 mod offload;
 mod packets;
+mod segments;
 mod server;
 mod session;
+mod stack;
+mod tokens;
 mod world;
 
 use std::net::IpAddr;
@@ -21,13 +27,16 @@ use mstunnel_proto::auth::{Answer, AuthMethod, ConnectionId, GroupChoice, LoginC
 use mstunnel_proto::config::{Configuration, Site};
 use mstunnel_proto::connect::{AnswerReader, ConnectParams, ConnectRequest};
 use mstunnel_proto::frame::{Frames, MAX_FRAME, Remainder};
-use mstunnel_proto::http::{HttpError, Reply, Request, RequestReader, ResponseReader};
+use mstunnel_proto::http::{HttpError, Reply, Request, RequestReader, Response, ResponseReader};
 
 pub use dtls::{dtls_handshake, dtls_hello, dtls_record};
+pub use flow::egress_flow;
 pub use offload::{coalesce, super_packet};
 pub use packets::inner_packet;
-pub use server::{control_line, gateway_file, password_file, token};
+pub use server::{control_line, gateway_file, password_file, session_file};
 pub use session::session_frames;
+pub use stack::client_stack;
+pub use tokens::{issuer, token};
 pub use world::world_history;
 
 /// A fuzz target: its name, which is also its corpus folder, and what it does.
@@ -57,9 +66,13 @@ pub const TARGETS: &[Target] = &[
     Target { name: "session_frames", run: session_frames },
     Target { name: "dns_answer", run: dns_answer },
     Target { name: "token", run: token },
+    Target { name: "issuer", run: issuer },
     Target { name: "gateway_file", run: gateway_file },
     Target { name: "password_file", run: password_file },
     Target { name: "control_line", run: control_line },
+    Target { name: "session_file", run: session_file },
+    Target { name: "egress_flow", run: egress_flow },
+    Target { name: "client_stack", run: client_stack },
     Target { name: "world_history", run: world_history },
 ];
 
@@ -98,34 +111,51 @@ fn frames_of(stream: &[u8], piece: usize) -> (Vec<(u8, Vec<u8>)>, bool) {
     (found, false)
 }
 
-/// Requests from a byte stream; bytes behind one belong to the next.
+/// Requests from a byte stream; bytes behind one belong to the next, and what refuses them is a response.
 pub fn http_request(data: &[u8]) {
-    for request in requests(data) {
+    let whole = requests_in(data, data.len().max(1));
+    for size in CUTS {
+        assert!(requests_in(data, size) == whole, "a cut changed the requests");
+    }
+    for request in &whole.0 {
         let _ = (request.path(), request.cookie("webvpn"), request.keeps_alive());
         let _ = request.header("authorization");
     }
+    if let Some(error) = whole.1 {
+        assert!(error.response().closes(), "a bad request ends the connection");
+        assert_whole(&error.response());
+    }
 }
 
-fn requests(mut data: &[u8]) -> Vec<Request> {
-    let mut found = Vec::new();
-    let mut reader = RequestReader::new();
-    while !data.is_empty() {
-        match reader.handle_bytes(data) {
-            Ok(consumed) => data = &data[consumed..],
-            Err(error) => {
-                assert!(error.response().closes(), "a bad request ends the connection");
-                return found;
+fn requests(data: &[u8]) -> Vec<Request> {
+    requests_in(data, data.len().max(1)).0
+}
+
+/// The requests of a stream that comes in pieces, and what ended it.
+fn requests_in(data: &[u8], size: usize) -> (Vec<Request>, Option<HttpError>) {
+    let (mut reader, mut found) = (RequestReader::new(), Vec::new());
+    for mut piece in data.chunks(size) {
+        while !piece.is_empty() {
+            match reader.handle_bytes(piece) {
+                Ok(taken) => piece = &piece[taken..],
+                Err(error) => return (found, Some(error)),
             }
-        }
-        match reader.poll_request() {
-            Some(request) => {
-                found.push(request);
-                reader = RequestReader::new();
+            match reader.poll_request() {
+                Some(request) => found.push(request),
+                None => assert!(piece.is_empty(), "bytes were left without a request"),
             }
-            None => assert!(data.is_empty(), "bytes were left without a request"),
         }
     }
-    found
+    (found, None)
+}
+
+/// What a client reads from these bytes is this response, and nothing behind it: no value has ended a field, or the
+/// head.
+fn assert_whole(response: &Response) {
+    let bytes = response.encode();
+    let (reply, taken) = reply_in(&bytes, bytes.len()).expect("a response").expect("a whole response");
+    assert_eq!((reply.status, taken), (response.status(), bytes.len()), "a response in a response");
+    assert!(reply.body == response.body_bytes(), "another body");
 }
 
 /// A server's answer, as the client reads it.
@@ -160,6 +190,7 @@ pub fn sign_in(mut data: &[u8]) {
     let is_shown = |text: &str| !text.chars().any(|c| c.is_control() && c != '\n');
     while let Some(request) = sign_in.poll_request() {
         assert!(request.starts_with(b"POST /"), "a request to another place");
+        assert_eq!(requests(&request).len(), 1, "a request in a request");
         let Ok(Some((reply, taken))) = reply_in(data, data.len().max(1)) else { return };
         data = &data[taken..];
         match sign_in.handle_reply(&reply) {
@@ -193,7 +224,7 @@ pub fn login_xml(data: &[u8]) {
     let now = Instant::now();
     for request in requests(&head) {
         let answer = desk.handle_request(ConnectionId(1), SOURCE, &request, [7; 32], now);
-        assert!(!matches!(answer, Answer::Admit(_)), "nobody was verified");
+        assert_harmless(&answer, "nobody was verified");
     }
 }
 
@@ -218,17 +249,38 @@ pub fn login_desk(data: &[u8]) {
             while let Answer::Verify { question, .. } = answer {
                 answer = desk.handle_verdict(question, Verdict::Rejected, now);
             }
-            assert!(!matches!(answer, Answer::Admit(_)), "nobody was accepted");
+            assert_harmless(&answer, "nobody was accepted");
             desk.handle_timeout(now);
         }
     }
 }
 
-/// The headers of a CONNECT.
+fn assert_harmless(answer: &Answer, why: &str) {
+    match answer {
+        Answer::Respond(response) => assert_whole(response),
+        Answer::Verify { .. } => {}
+        Answer::Admit(_) => panic!("somebody was let in, and {why}"),
+    }
+}
+
+/// The headers of a CONNECT: a client that says what was understood is understood, and says the same again.
 pub fn connect_request(data: &[u8]) {
     for request in requests(data) {
-        let _ = ConnectRequest::parse(&request);
+        let Ok(understood) = ConnectRequest::parse(&request) else { continue };
+        // A byte beyond ASCII is longer as text.
+        if let Ok(said) = said_again(&understood) {
+            assert!(said_again(&said).as_ref() == Ok(&said), "a request changed on its way");
+        }
     }
+}
+
+fn said_again(request: &ConnectRequest) -> Result<ConnectRequest, HttpError> {
+    let (requests, error) = requests_in(&request.encode("vpn.example"), usize::MAX);
+    if let Some(error @ (HttpError::FieldTooLong { .. } | HttpError::HeadTooLong { .. })) = error {
+        return Err(error);
+    }
+    assert_eq!((requests.len(), error), (1, None), "a request in a request");
+    Ok(ConnectRequest::parse(&requests[0]).expect("a CONNECT"))
 }
 
 /// The server's answer to a CONNECT, as the client reads it.
@@ -299,6 +351,12 @@ fn prefixes_agree<T: PartialEq + std::fmt::Debug>(
         data.len() < socks::MAX_MESSAGE || !matches!(whole, Ok(None)),
         "a message is longer than its limit"
     );
+}
+
+/// An input of the corpus, by its folder and name.
+#[cfg(test)]
+fn seed(name: &str) -> Vec<u8> {
+    std::fs::read(std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(name)).unwrap()
 }
 
 #[cfg(test)]

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use mstunnel_proto::packet::Packet;
-use mstunnel_proto::packet::checksum::Sum;
 use mstunnel_proto::packet::offload::{Coalescer, MAX_SUPER_PACKET, Push, Segments};
+
+use crate::checksums::make_right;
 
 /// What a device may hand over, header first: the parts of a super-packet are packets.
 pub fn super_packet(data: &[u8]) {
@@ -81,35 +82,4 @@ fn by_flow(packets: &[Vec<u8>]) -> BTreeMap<Flow, Vec<Vec<u8>>> {
         flows.entry(flow).or_default().push(packet);
     }
     flows
-}
-
-/// Writes the checksums that a sender would write, where there is something to write them to.
-fn make_right(packet: &mut [u8]) {
-    if packet.first().is_some_and(|first| first >> 4 == 4) {
-        let header = usize::from(packet[0] & 0x0F) * 4;
-        if (20..=packet.len()).contains(&header) {
-            packet[10..12].fill(0);
-            let checksum = Sum::default().bytes(&packet[..header]).checksum();
-            packet[10..12].copy_from_slice(&checksum.to_be_bytes());
-        }
-    }
-    let Ok(view) = Packet::parse(packet) else { return };
-    let field = match view.protocol().number() {
-        6 => 16,
-        17 => 6,
-        _ => return,
-    };
-    if view.is_later_fragment() {
-        return;
-    }
-    let (source, destination, number) = (view.source(), view.destination(), view.protocol().number());
-    let transport = view.transport_offset();
-    let segment = &mut packet[transport..];
-    segment[field..field + 2].fill(0);
-    let len = u32::try_from(segment.len()).expect("a packet is short");
-    let checksum = match Sum::pseudo_header(source, destination, number, len).bytes(segment).checksum() {
-        0 => 0xFFFF,
-        checksum => checksum,
-    };
-    segment[field..field + 2].copy_from_slice(&checksum.to_be_bytes());
 }

@@ -1,48 +1,19 @@
-//! What the server reads from its files, from its control socket, and in a token.
+//! What the server reads from its files and from its control socket.
 
-use std::fs;
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
-use std::pin::pin;
-use std::sync::LazyLock;
-use std::task::{Context, Poll, Waker};
-use std::time::SystemTime;
+use std::collections::HashSet;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
 
-use aws_lc_rs::signature::Ed25519KeyPair;
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
+use mstunnel_proto::pool::{Pool, PoolConfig};
+use mstunnel_proto::prefix::Prefix;
+use mstunnel_proto::session::{Registry, RegistryConfig};
 use mstunnel_server::admin::{Request, Response};
 use mstunnel_server::config::Settings;
-use mstunnel_server::identity::Verdict;
-use mstunnel_server::identity::oidc::Oidc;
 use mstunnel_server::identity::password::PasswordFile;
-use serde_json::json;
-use tempfile::TempDir;
-use tokio::runtime::Runtime;
+use mstunnel_server::serve::fuzz_session_file;
+use serde_json::Value;
 
-/// A folder whose files the inputs are written to; it goes away with the process.
-struct Folder(TempDir);
-
-impl Folder {
-    fn new() -> Self {
-        Self(tempfile::tempdir().expect("a temporary folder"))
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
-    /// Writes a file that nobody else can read.
-    fn write(&self, name: &str, content: &[u8]) -> PathBuf {
-        let path = self.path(name);
-        let mut options = fs::OpenOptions::new();
-        let mut file =
-            options.write(true).create(true).truncate(true).mode(0o600).open(&path).expect("a file");
-        file.write_all(content).expect("a full file");
-        path
-    }
-}
+use crate::folder::Folder;
 
 thread_local! {
     static FOLDER: Folder = {
@@ -97,106 +68,66 @@ pub fn control_line(data: &[u8]) {
     }
 }
 
-/// An issuer whose keys are known and never fetched: nothing drives its runtime.
-struct Issuer {
-    runtime: Runtime,
-    oidc: Oidc,
-    key: Ed25519KeyPair,
-}
+const WINDOW: Duration = Duration::from_secs(300);
+const MAX_SESSIONS: usize = 8;
 
-static ISSUER: LazyLock<Issuer> = LazyLock::new(|| {
-    const URL: &str = "https://issuer.example/.well-known/openid-configuration";
-    let folder = Folder::new();
-    let file = folder.write(
-        "oidc.json",
-        json!({
-            "openid_configuration_url": URL,
-            "user_name_claim": "preferred_username",
-            "required_claims": { "aud": "our-app" },
-            "group_claims": ["groups"],
-            "algorithms": ["EdDSA", "ES256", "RS256"],
-        })
-        .to_string()
-        .as_bytes(),
-    );
-    let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("a date after 1970");
-    folder.write(
-        "oidc-keys.json",
-        json!({
-            "openid_configuration_url": URL,
-            "issuer": "https://issuer.example",
-            "fetched": since_1970.as_secs(),
-            // RFC 8037 appendix A.2, RFC 7517 appendix A.1.
-            "key_set": { "keys": [
-                { "kty": "OKP", "crv": "Ed25519", "kid": "ed", "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo" },
-                { "kty": "EC", "crv": "P-256", "kid": "ec",
-                  "x": "MKBCTNIcKUSDii11ySs3526iDZ8AiTo7Tu6KPAqv7D4",
-                  "y": "4Etl6SRW2YiLUrN5vfvVHuhp7x8PxltmWWlbbM4IFyM" },
-            ] },
-        })
-        .to_string()
-        .as_bytes(),
-    );
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
-    let directory: &Path = folder.0.path();
-    let oidc = Oidc::from_file(&file, Some(directory), runtime.handle()).expect("a good configuration");
-    let seed = BASE64.decode("nWGxne_9WmC6hEr0kuwsxERJxWl7MmkZcDusAxyuf2A").expect("RFC 8037 appendix A.1");
-    let key = Ed25519KeyPair::from_seed_unchecked(&seed).expect("a key");
-    Issuer { runtime, oidc, key }
-});
-
-/// A token: nobody but whom the issuer has signed for is let in, under no name but a visible one.
-pub fn token(data: &[u8]) {
-    let Some((token, is_signed)) = token_in(data) else {
-        return;
+fn registry() -> Registry {
+    let config = RegistryConfig {
+        cookie_timeout: WINDOW,
+        session_timeout: Some(Duration::from_secs(3_600)),
+        max_sessions: MAX_SESSIONS,
+        max_per_user: None,
     };
-    if let Some(Verdict::Accepted { user, groups }) = verdict(&token) {
-        assert!(is_signed, "a signature was guessed");
-        assert!(!user.is_empty() && !user.chars().any(char::is_control), "{user:?} is let in");
-        assert!(groups.iter().all(|group| !group.is_empty()));
-    }
+    let pool = |prefix: &str| Pool::new(prefix.parse().expect("a prefix"), &PoolConfig::default()).ok();
+    Registry::new(config, pool("10.9.0.0/28"), pool("fd00:9::/120"))
 }
 
-/// The token, and whether the issuer has signed it. The first byte says whether the rest is one as it is, or its
-/// header, its claims and its signature a line each; and whether the issuer signs these instead.
-fn token_in(data: &[u8]) -> Option<(String, bool)> {
-    let (&mode, rest) = data.split_first()?;
-    if mode & 1 == 1 {
-        return Some((String::from_utf8_lossy(rest).into_owned(), false));
+/// The sessions of a former process: no address twice, none outside the pools, nobody longer than anybody else; what
+/// is stored of them comes back as it was, and all of it ends.
+pub fn session_file(data: &[u8]) {
+    let now = Instant::now();
+    let mut first = registry();
+    let Ok(stored) = fuzz_session_file(data, &mut first, WINDOW, now) else { return };
+    assert!(first.len() <= MAX_SESSIONS, "too many came back");
+    let pools = ["10.9.0.0/28", "fd00:9::/120"].map(|text| text.parse().expect("a prefix"));
+    let mut addresses = HashSet::new();
+    for record in first.records() {
+        assert!(record.ends_at().is_some_and(|end| end > now && end <= now + Duration::from_secs(3_600)));
+        let leases = record.leases();
+        addresses.extend(leases.v4.map(IpAddr::V4).into_iter().chain(leases.v6.map(IpAddr::V6)));
     }
-    let mut parts = rest.splitn(3, |&byte| byte == b'\n').map(|part| BASE64.encode(part));
-    let mut part = || parts.next().unwrap_or_default();
-    let message = format!("{}.{}", part(), part());
-    let is_signed = mode & 2 == 0;
-    let signature = if is_signed { BASE64.encode(ISSUER.key.sign(message.as_bytes())) } else { part() };
-    Some((format!("{message}.{signature}"), is_signed))
+    let leased: usize = first
+        .records()
+        .map(|record| record.leases().v4.iter().count() + record.leases().v6.iter().count())
+        .sum();
+    for held in first.held_back() {
+        assert!(addresses.insert(held.address), "an address is leased and held back");
+        assert!(held.until > now && held.until <= now + WINDOW, "an address is held back for too long");
+    }
+    assert_eq!(addresses.len(), leased + first.held_back().count(), "an address twice");
+    assert!(addresses.iter().all(|&address| pools.iter().any(|pool: &Prefix| pool.contains(address))));
+
+    let again = fuzz_session_file(&stored, &mut registry(), WINDOW, now).expect("what we write we read");
+    assert_eq!(in_order(&again), in_order(&stored), "what was stored came back as something else");
+
+    first.handle_timeout(now + WINDOW);
+    first.handle_timeout(now + 2 * WINDOW);
+    assert!(first.is_empty() && first.held_back().next().is_none(), "something is left for ever");
 }
 
-/// The verdict, unless newer keys are waited for.
-fn verdict(token: &str) -> Option<Verdict> {
-    let _inside = ISSUER.runtime.enter();
-    match pin!(ISSUER.oidc.verify(token)).poll(&mut Context::from_waker(Waker::noop())) {
-        Poll::Ready(verdict) => Some(verdict),
-        Poll::Pending => None,
-    }
+/// A session file without the order that a map gave its sessions.
+fn in_order(file: &[u8]) -> Value {
+    let mut file = serde_json::from_slice::<Value>(file).expect("JSON");
+    let sessions = file["sessions"].as_array_mut().expect("sessions");
+    sessions.sort_by_key(|session| session["cookie_sha256"].to_string());
+    file
 }
 
-/// What the seeds reach: a target whose issuer or folder is broken would refuse everything and find nothing.
+/// What the seeds reach: a target whose folder is broken would refuse everything and find nothing.
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn seed(name: &str) -> Vec<u8> {
-        fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(name)).unwrap()
-    }
-
-    #[test]
-    fn a_signed_token_is_accepted_and_the_same_without_a_signature_is_not() {
-        let verdict_of = |name| verdict(&token_in(&seed(name)).unwrap().0);
-        assert!(matches!(verdict_of("token/signed"), Some(Verdict::Accepted { .. })));
-        assert!(matches!(verdict_of("token/unsigned"), Some(Verdict::Rejected)));
-        assert!(verdict_of("token/unknown_kid").is_none(), "newer keys are waited for");
-    }
+    use crate::seed;
 
     #[test]
     fn a_good_gateway_file_and_a_good_password_file_are_taken() {
@@ -208,5 +139,11 @@ mod tests {
             assert_eq!(users.user_count(), 3);
             assert!(users.is_active("bob") && !users.is_active("carol"));
         });
+    }
+    #[test]
+    fn the_sessions_of_the_corpus_come_back() {
+        let mut registry = registry();
+        fuzz_session_file(&seed("session_file/three"), &mut registry, WINDOW, Instant::now()).unwrap();
+        assert_eq!((registry.len(), registry.held_back().count()), (3, 2));
     }
 }

@@ -17,4 +17,6 @@ pub use self::kernel::{
     device_is_gone,
 };
 pub use self::listed::{Allowed, NotAllowed, Published};
+#[doc(hidden)]
+pub use self::userspace::fuzzing::{FuzzFlow, Pumped};
 pub(crate) use self::worker::{Egress, OpenEgress, Part};

@@ -17,7 +17,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use mstunnel_proto::auth::LoginDesk;
@@ -27,7 +27,7 @@ use mstunnel_proto::session::Registry;
 use tokio::sync::{Notify, mpsc};
 
 use self::effective::Effective;
-use self::store::{Clocks, FileStore};
+use self::store::{Clocks, FileStore, Snapshot};
 use crate::admin::{AdminSocket, ServerControl, ServerState};
 use crate::config::{EgressMode, Settings, StateStore};
 use crate::egress::userspace::{Plan, UserspaceConfig};
@@ -42,6 +42,20 @@ const CONTROL_THREADS: usize = 2;
 
 /// How long the workers may take for their goodbyes (R78).
 const GOODBYE: Duration = Duration::from_secs(4);
+
+/// Takes a file of stored sessions up into `registry`, 2,000,000,000 seconds after 1970, and returns what would be
+/// stored of it then: the way in for fuzzers.
+#[doc(hidden)]
+pub fn fuzz_session_file(
+    file: &[u8],
+    registry: &mut Registry,
+    window: Duration,
+    now: Instant,
+) -> io::Result<Vec<u8>> {
+    let clocks = Clocks { monotonic: now, wall: SystemTime::UNIX_EPOCH + Duration::from_secs(2_000_000_000) };
+    store::take_up(file, registry, window, clocks)?;
+    Ok(Snapshot::of(registry, clocks).to_json()?)
+}
 
 /// The parts of a server that its administrator's commands reach.
 pub(crate) struct Running {

@@ -27,6 +27,7 @@ mod buffers;
 mod datagrams;
 mod echo;
 mod fence;
+pub(crate) mod fuzzing;
 mod host;
 mod limit;
 mod machine;
