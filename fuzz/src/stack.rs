@@ -34,12 +34,17 @@ const MAX_STEPS: usize = 256;
 /// Both streams arrive as they were sent, every packet is whole, nothing is sent without end, and afterwards the
 /// stack still carries a ping.
 pub fn client_stack(data: &[u8]) {
-    let Some((&first, steps)) = data.split_first() else { return };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
-    runtime.expect("a runtime").block_on(run(first, steps));
+    let _ = bytes_passed(data);
 }
 
-async fn run(first: u8, steps: &[u8]) {
+/// How many bytes the user has received and sent.
+fn bytes_passed(data: &[u8]) -> (u32, u32) {
+    let Some((&first, steps)) = data.split_first() else { return (0, 0) };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+    runtime.expect("a runtime").block_on(run(first, steps))
+}
+
+async fn run(first: u8, steps: &[u8]) -> (u32, u32) {
     let mut said = ConnectParams::new(Mtu::new(MTU));
     said.v4 = Some(InsideAddress { address: CLIENT_V4, prefix_length: 16 });
     said.v6 = Some(InsideAddress { address: CLIENT_V6, prefix_length: 64 });
@@ -79,6 +84,7 @@ async fn run(first: u8, steps: &[u8]) {
         }
     }
     tunnel.assert_alive(&stack).await;
+    (user.received, user.sent)
 }
 
 fn quiet() -> Context<'static> {
@@ -220,5 +226,19 @@ impl User {
     fn finish(&mut self) {
         let Some(flow) = &mut self.flow else { return };
         let _ = Pin::new(flow).poll_shutdown(&mut quiet());
+    }
+}
+
+/// What the seeds reach: a target whose connection never opens would find nothing.
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::seed;
+
+    /// Covers: R69, P-098
+    #[test]
+    fn the_bytes_of_the_corpus_pass_both_ways_in_both_families() {
+        assert_eq!(bytes_passed(&seed("client_stack/both_ways")), (200, 1_280));
+        assert_eq!(bytes_passed(&seed("client_stack/both_ways_v6")), (1_275, 12_800));
     }
 }

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use mstunnel_fuzz::TARGETS;
 
+/// Covers: R89, P-030
 #[test]
 fn every_corpus_replays_without_a_panic() {
     let corpora = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus");

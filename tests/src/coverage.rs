@@ -43,7 +43,7 @@ pub(crate) fn root() -> PathBuf {
 pub(crate) fn sources() -> BTreeMap<String, String> {
     let mut found = BTreeMap::new();
     let mut open: Vec<PathBuf> =
-        ["mstunnel-proto", "mstunnel-server", "mstunnel-client", "examples", "tests"]
+        ["mstunnel-proto", "mstunnel-server", "mstunnel-client", "examples", "fuzz", "tests"]
             .map(|member| root().join(member))
             .to_vec();
     while let Some(directory) = open.pop() {

@@ -357,3 +357,7 @@ fn interface(link: &mut Link, local: IpAddr) -> Interface {
     });
     interface
 }
+
+#[cfg(test)]
+#[path = "machine_tests.rs"]
+mod tests;
