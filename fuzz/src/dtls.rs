@@ -48,7 +48,7 @@ impl Pair {
     fn step(&mut self) -> bool {
         let said = self.drain_client();
         for datagram in &said {
-            for mut answer in self.to_server(HERE, datagram) {
+            for mut answer in self.deliver(HERE, datagram) {
                 for record in records(&mut answer) {
                     let _ = self.client.handle_record(record, self.now);
                 }
@@ -57,7 +57,7 @@ impl Pair {
         !said.is_empty()
     }
 
-    fn to_server(&mut self, from: Path, datagram: &[u8]) -> Vec<Vec<u8>> {
+    fn deliver(&mut self, from: Path, datagram: &[u8]) -> Vec<Vec<u8>> {
         let mut out = PacketBuf::new(1_500);
         if is_client_hello(datagram) {
             match self.keys.greet(from.remote, datagram, &mut out) {
@@ -120,7 +120,7 @@ pub fn dtls_hello(data: &[u8]) {
 pub fn dtls_record(data: &[u8]) {
     let mut pair = Pair::open();
     for from in [HERE, ELSEWHERE] {
-        let answered: usize = pair.to_server(from, data).iter().map(Vec::len).sum();
+        let answered: usize = pair.deliver(from, data).iter().map(Vec::len).sum();
         assert!(answered <= data.len(), "an answer outgrew its question");
     }
     let mut datagram = data.to_vec();
@@ -147,7 +147,7 @@ pub fn dtls_handshake(data: &[u8]) {
     pair.step();
     if mode & 2 == 0 {
         for datagram in pair.drain_client() {
-            pair.to_server(HERE, &datagram);
+            pair.deliver(HERE, &datagram);
         }
     }
     let mut number = 100u8;
@@ -159,7 +159,7 @@ pub fn dtls_handshake(data: &[u8]) {
         let mut record = vec![22, 0xfe, 0xfd, 0, 0, 0, 0, 0, 0, 1, number, 0, len];
         record.extend_from_slice(chunk);
         assert_eq!(record.len(), HEADER_BYTES + chunk.len());
-        pair.to_server(HERE, &record);
+        pair.deliver(HERE, &record);
         let _ = pair.client.handle_record(&mut record, pair.now);
         pair.drain_client();
     }
