@@ -41,9 +41,20 @@ fn a_segment_ends_behind_its_payload_and_its_flags() {
             bytes[24..28].copy_from_slice(&sequence.to_be_bytes());
             let tcp = Packet::parse(&bytes).unwrap().tcp().unwrap();
             assert_eq!((tcp.sequence(), tcp.end()), (sequence, sequence.wrapping_add(taken)));
-            for (end, is_behind) in [(taken, false), (taken + 1, false), (taken.wrapping_sub(1), true)] {
+            let behind = taken - u32::from(tcp.is_fin());
+            for (limit, is_behind) in [
+                (behind + (1 << 30), false),
+                (behind, false),
+                (behind.wrapping_sub(1), true),
+                (behind.wrapping_add(1 << 31), true),
+                (behind.wrapping_add(1 << 31) - 1, true),
+            ] {
                 let is_behind = is_behind && !payload.is_empty();
-                assert_eq!(tcp.has_payload_behind(sequence.wrapping_add(end)), is_behind, "{flags} {end}");
+                assert_eq!(
+                    tcp.has_payload_behind(sequence.wrapping_add(limit)),
+                    is_behind,
+                    "{flags} {limit}"
+                );
             }
         }
     }

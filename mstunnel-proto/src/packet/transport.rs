@@ -95,11 +95,11 @@ impl<'a> Tcp<'a> {
         self.sequence().wrapping_add(len).wrapping_add(u32::from(self.is_syn()) + u32::from(self.is_fin()))
     }
 
-    /// Whether some of its payload lies behind `end`, which was [`end`](Self::end) of the FIN of its stream.
-    ///
-    /// Nobody may read it (RFC 9293 section 3.10.7.4, "seventh").
-    pub fn has_payload_behind(&self, end: u32) -> bool {
-        !self.payload().is_empty() && self.end().wrapping_sub(end).cast_signed() > 0
+    /// Whether some of its payload lies at or behind the number `limit`, or so far before it that no window reaches
+    /// there: 2^30 is the largest (RFC 7323 section 2.3).
+    pub fn has_payload_behind(&self, limit: u32) -> bool {
+        let end = self.end().wrapping_sub(u32::from(self.is_fin()));
+        !self.payload().is_empty() && limit.wrapping_sub(end) > 1 << 30
     }
 
     /// The option bytes, padding included.

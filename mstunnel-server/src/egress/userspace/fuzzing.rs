@@ -6,7 +6,8 @@ use std::time::Instant;
 use mstunnel_proto::packet::Tcp;
 
 use super::buffers::Sizes;
-use super::machine::{Exit, Machine, Next};
+use super::machine::{Machine, Next};
+use super::port::Exit;
 
 /// A flow of a client, whose host is whoever calls this.
 pub struct FuzzFlow(Machine);

@@ -8,19 +8,24 @@
 //!   client's packet -> handle_packet -> receive -> socket of the host
 //!   socket of the host -> send -> pump -> packets to the client
 //! ```
+//!
+//! # Kept from smoltcp (0.14)
+//! What a client sends and smoltcp does not survive, or does not answer as it should, is named where it is kept from
+//! it; `fuzz/fuzz_targets/egress_flow.rs` looks for more. A panic in there ends the flow, and nothing else.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
 use mstunnel_proto::packet::{Packet, Tcp};
 use smoltcp::iface::{Config, Interface, PollResult, SocketHandle, SocketSet};
-use smoltcp::phy::{Device, DeviceCapabilities, Medium, RxToken, TxToken};
 use smoltcp::socket::tcp::{self, State};
 use smoltcp::time::Instant as SmolInstant;
 use smoltcp::wire::{HardwareAddress, IpCidr};
 
 use super::buffers::Sizes;
+use super::port::{Exit, Nowhere, Out, Port};
 
 /// How long the client may leave data without any answer: RFC 9293 section 3.8.3 asks for 100 s or more.
 const USER_TIMEOUT: Duration = Duration::from_secs(120);
@@ -31,20 +36,8 @@ const MIN_PAUSE: Duration = Duration::from_millis(1);
 /// How often that pause doubles: to about a minute, as the probes of RFC 9293 section 3.8.6.1 may.
 const MAX_DOUBLINGS: u32 = 16;
 
-/// Answers to single packets that wait for the next pump; those beyond are repeated by TCP itself.
-const MAX_REPLIES: usize = 8;
-
 /// Packets of one pump before others get their turn.
 const PACKETS_PER_PUMP: usize = 64;
-
-/// Where packets to the client go.
-pub(super) trait Exit {
-    /// Whether a packet is taken now.
-    fn has_room(&mut self) -> bool;
-
-    /// Takes the packet of `len` bytes that `write` writes.
-    fn send<R>(&mut self, len: usize, write: impl FnOnce(&mut [u8]) -> R) -> R;
-}
 
 /// What a machine wants after it was pumped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,14 +63,14 @@ pub(super) struct Machine {
     epoch: Instant,
     replies: VecDeque<Vec<u8>>,
     was_reset: bool,
-    /// The client has said that it sends no more.
-    has_finished: bool,
-    /// The sequence number behind its saying so.
-    end: Option<u32>,
     /// The sequence number of the next byte that the host takes.
     next: u32,
+    /// The sequence number behind the client's FIN, once all before it has come.
+    end: Option<u32>,
     /// Packets that were sent in FIN-WAIT-2 since one came.
     unasked: u32,
+    /// Nothing is left to say, until a packet comes.
+    is_over: bool,
 }
 
 impl std::fmt::Debug for Machine {
@@ -97,7 +90,7 @@ impl Machine {
         now: Instant,
     ) -> Self {
         let buffer = |len| tcp::SocketBuffer::new(vec![0; len]);
-        let mut socket = tcp::Socket::new(buffer(sizes.from_client), buffer(sizes.to_client));
+        let mut socket = tcp::Socket::new(buffer(offered_whole(sizes.from_client)), buffer(sizes.to_client));
         socket.set_congestion_control(tcp::CongestionControl::Cubic);
         socket.set_nagle_enabled(false);
         socket.listen(here).expect("the socket is new and the port of a SYN was checked");
@@ -121,10 +114,10 @@ impl Machine {
             epoch: now,
             replies: VecDeque::new(),
             was_reset: false,
-            has_finished: false,
-            end: None,
             next: 0,
+            end: None,
             unasked: 0,
+            is_over: false,
         };
         if let Some(segment) = Packet::parse(syn).ok().and_then(|packet| packet.tcp()) {
             // Bytes beside a SYN are not taken in.
@@ -136,43 +129,59 @@ impl Machine {
 
     /// Takes in a packet of this flow, which is `segment`.
     pub(super) fn handle_packet(&mut self, packet: &[u8], segment: &Tcp<'_>, now: Instant) {
-        // What was reset before it was open listens again.
-        if self.socket().state() != State::Listen && self.is_acceptable(segment) {
+        // What was reset before it was open listens again. What is behind the end smoltcp would take in and
+        // acknowledge, or panic at (RFC 9293 section 3.10.7.4 ignores it).
+        let is_refused = self.socket().state() == State::Listen
+            || self.end.is_some_and(|end| segment.has_payload_behind(end) && !segment.is_rst());
+        if !is_refused {
             self.take_in(packet, segment, now);
         }
     }
 
     fn take_in(&mut self, packet: &[u8], segment: &Tcp<'_>, now: Instant) {
         self.unasked = 0;
+        self.is_over = false;
         let before = self.socket().state();
         let time = self.clock(now);
-        let mut port = Port {
-            mtu: self.mtu,
-            received: Some(packet),
-            out: Out::Replies(&mut self.replies),
-            blocked: false,
-        };
-        self.interface.poll_ingress_single(time, &mut port as &mut Port<'_, Nowhere>, &mut self.sockets);
+        self.contained(|machine| {
+            let mut port = Port {
+                mtu: machine.mtu,
+                received: Some(packet),
+                out: Out::Replies(&mut machine.replies),
+                blocked: false,
+            };
+            let port: &mut Port<'_, Nowhere> = &mut port;
+            machine.interface.poll_ingress_single(time, port, &mut machine.sockets)
+        });
         let after = self.socket().state();
-        if matches!(after, State::CloseWait | State::Closing | State::LastAck | State::TimeWait)
-            && !self.has_finished
-        {
-            self.has_finished = true;
-            self.end = Some(segment.end());
+        let has_finished =
+            matches!(after, State::CloseWait | State::Closing | State::LastAck | State::TimeWait);
+        if has_finished && self.end.is_none() {
+            let end = segment.end();
+            let taken = u32::try_from(self.socket().recv_queue()).unwrap_or(0);
+            if self.next.wrapping_add(taken).wrapping_add(1) == end {
+                self.end = Some(end);
+            } else {
+                // smoltcp cuts a segment at the end of its window and takes its FIN nevertheless: rather a reset
+                // than an end that looks like one.
+                self.abort();
+            }
         }
         self.was_reset |= segment.is_rst() && after == State::Closed && before != State::Closed;
     }
 
-    /// Whether a segment has no bytes but those that the client may send: before its end, and no more than the
-    /// buffer holds. smoltcp takes in the others; it shifts the window of its SYN-ACK, which RFC 7323 section 2.2
-    /// forbids, and panics when its buffer is full.
-    fn is_acceptable(&self, segment: &Tcp<'_>) -> bool {
-        if segment.payload().is_empty() {
-            return true;
+    /// Has smoltcp do something. Where it panics, the flow is over.
+    fn contained<R>(&mut self, step: impl FnOnce(&mut Self) -> R) -> Option<R> {
+        let result = catch_unwind(AssertUnwindSafe(|| step(self)));
+        if result.is_err() {
+            tracing::error!(machine = ?self, "a defect ended a flow");
+            let empty = || tcp::SocketBuffer::new(Vec::new());
+            self.sockets = SocketSet::new(Vec::with_capacity(1));
+            self.handle = self.sockets.add(tcp::Socket::new(empty(), empty()));
+            self.replies.clear();
+            self.end = None;
         }
-        let end = segment.end().wrapping_sub(u32::from(segment.is_fin()));
-        let ahead = usize::try_from(end.wrapping_sub(self.next).cast_signed()).unwrap_or(0);
-        ahead <= self.socket().recv_capacity() && !self.end.is_some_and(|end| segment.has_payload_behind(end))
+        result.ok()
     }
 
     /// Lends the bytes from the client to `take`, which says how many it took.
@@ -186,7 +195,7 @@ impl Machine {
             (taken, (taken, result))
         };
         let (taken, result) = socket.recv(take).ok()?;
-        // A buffer is shorter than a stream's numbers.
+        // A buffer is shorter than a stream has numbers.
         self.next = self.next.wrapping_add(u32::try_from(taken).unwrap_or(0));
         Some(result)
     }
@@ -205,7 +214,7 @@ impl Machine {
 
     /// Whether the client has said its last byte and all of it was received.
     pub(super) fn is_drained(&self) -> bool {
-        self.has_finished && !self.socket().can_recv()
+        self.end.is_some() && !self.socket().can_recv()
     }
 
     /// Whether bytes of the client wait to be received; they do so after the flow's end in order, too.
@@ -220,6 +229,8 @@ impl Machine {
 
     /// Says that no more bytes will come; those that were put still go out.
     pub(super) fn finish(&mut self) {
+        // The last acknowledgement comes with the pump after which nobody asks again.
+        self.socket_mut().set_ack_delay(None);
         self.socket_mut().close();
     }
 
@@ -230,6 +241,9 @@ impl Machine {
 
     /// Sends what can be sent, and says when to be called again.
     pub(super) fn pump<E: Exit>(&mut self, exit: &mut E, now: Instant) -> Next {
+        if self.is_over {
+            return Next::Gone;
+        }
         while let Some(reply) = self.replies.front() {
             if !exit.has_room() {
                 return Next::Blocked;
@@ -237,34 +251,36 @@ impl Machine {
             exit.send(reply.len(), |room| room.copy_from_slice(reply));
             self.replies.pop_front();
         }
-        // Only with data outstanding: smoltcp would also time out a connection that is merely quiet.
-        let waits = self.socket().send_queue() > 0 || self.socket().state() == State::SynReceived;
+        let state = self.socket().state();
+        // Only with something outstanding: smoltcp would also time out a connection that is merely quiet.
+        let waits = self.socket().send_queue() > 0
+            || matches!(state, State::SynReceived | State::FinWait1 | State::Closing | State::LastAck);
         self.socket_mut().set_timeout(waits.then(|| USER_TIMEOUT.into()));
         let time = self.clock(now);
         // One acknowledgement says all that is left to say. smoltcp would go on: where the window was closed as the
         // last byte was acknowledged, it probes it with nothing, and again at once.
-        let is_listening = self.socket().state() == State::FinWait2;
+        let is_listening = state == State::FinWait2;
         let most = if is_listening { 1 } else { PACKETS_PER_PUMP };
-        let mut port = Port { mtu: self.mtu, received: None, out: Out::Exit(exit), blocked: false };
-        let mut is_more = true;
-        for _ in 0..most {
-            if self.interface.poll_egress(time, &mut port, &mut self.sockets)
-                != PollResult::SocketStateChanged
-            {
-                is_more = false;
-                break;
-            }
-        }
-        let blocked = port.blocked;
+        let polled = self.contained(|machine| {
+            let mut port = Port { mtu: machine.mtu, received: None, out: Out::Exit(exit), blocked: false };
+            let is_more = (0..most).all(|_| {
+                let result = machine.interface.poll_egress(time, &mut port, &mut machine.sockets);
+                result == PollResult::SocketStateChanged
+            });
+            (is_more, port.blocked)
+        });
+        let (mut is_more, blocked) = polled.unwrap_or((false, false));
         if is_listening && is_more {
             is_more = false;
             self.unasked += 1;
         }
         let socket = self.socket();
         let state = socket.state();
-        // After TIME-WAIT comes nothing that matters: a late segment is answered with a reset.
-        let is_over = state == State::Closed && socket.remote_endpoint().is_none();
-        if is_over || state == State::TimeWait && !blocked && !is_more || state == State::Listen {
+        // After TIME-WAIT comes nothing that matters: a late segment is answered with a reset. When it ends, smoltcp
+        // forgets what the host has not taken yet, so it is not asked again.
+        let is_closed = state == State::Closed && socket.remote_endpoint().is_none();
+        if is_closed || state == State::TimeWait && !blocked && !is_more || state == State::Listen {
+            self.is_over = true;
             return Next::Gone;
         }
         if blocked {
@@ -297,107 +313,13 @@ impl Machine {
     }
 }
 
-/// The network device that smoltcp sees, for the time of one call.
-struct Port<'a, E> {
-    mtu: usize,
-    received: Option<&'a [u8]>,
-    out: Out<'a, E>,
-    blocked: bool,
-}
-
-enum Out<'a, E> {
-    /// Answers to what is being received.
-    Replies(&'a mut VecDeque<Vec<u8>>),
-    Exit(&'a mut E),
-    Nothing,
-}
-
-impl Port<'_, Nowhere> {
-    fn idle(mtu: usize) -> Self {
-        Self { mtu, received: None, out: Out::Nothing, blocked: false }
-    }
-}
-
-/// The exit of a machine that only receives.
-enum Nowhere {}
-
-impl Exit for Nowhere {
-    fn has_room(&mut self) -> bool {
-        match *self {}
-    }
-
-    fn send<R>(&mut self, _len: usize, _write: impl FnOnce(&mut [u8]) -> R) -> R {
-        match *self {}
-    }
-}
-
-impl<E: Exit> Device for Port<'_, E> {
-    type RxToken<'b>
-        = Received<'b>
-    where
-        Self: 'b;
-    type TxToken<'b>
-        = Outgoing<'b, E>
-    where
-        Self: 'b;
-
-    fn receive(&mut self, _now: SmolInstant) -> Option<(Received<'_>, Outgoing<'_, E>)> {
-        let packet = self.received.take()?;
-        Some((Received(packet), Outgoing(self.out.reborrow())))
-    }
-
-    fn transmit(&mut self, _now: SmolInstant) -> Option<Outgoing<'_, E>> {
-        if let Out::Exit(exit) = &mut self.out
-            && !exit.has_room()
-        {
-            self.blocked = true;
-            return None;
-        }
-        Some(Outgoing(self.out.reborrow()))
-    }
-
-    fn capabilities(&self) -> DeviceCapabilities {
-        let mut capabilities = DeviceCapabilities::default();
-        capabilities.medium = Medium::Ip;
-        capabilities.max_transmission_unit = self.mtu;
-        capabilities
-    }
-}
-
-impl<E> Out<'_, E> {
-    fn reborrow(&mut self) -> Out<'_, E> {
-        match self {
-            Self::Replies(replies) => Out::Replies(replies),
-            Self::Exit(exit) => Out::Exit(exit),
-            Self::Nothing => Out::Nothing,
-        }
-    }
-}
-
-struct Received<'a>(&'a [u8]);
-
-impl RxToken for Received<'_> {
-    fn consume<R, F: FnOnce(&[u8]) -> R>(self, read: F) -> R {
-        read(self.0)
-    }
-}
-
-struct Outgoing<'a, E>(Out<'a, E>);
-
-impl<E: Exit> TxToken for Outgoing<'_, E> {
-    fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, write: F) -> R {
-        match self.0 {
-            Out::Exit(exit) => exit.send(len, write),
-            Out::Replies(replies) => {
-                let mut packet = vec![0; len];
-                let result = write(&mut packet);
-                if replies.len() < MAX_REPLIES {
-                    replies.push_back(packet);
-                }
-                result
-            }
-            Out::Nothing => write(&mut vec![0; len]),
-        }
+/// The largest receive buffer of up to `len` bytes that the window of a SYN-ACK tells in full once it is shifted:
+/// smoltcp shifts it, which RFC 7323 section 2.2 forbids, and panics when more comes than its buffer holds.
+fn offered_whole(len: usize) -> usize {
+    const MOST: usize = 65_535;
+    match (len / MOST).checked_ilog2() {
+        Some(shift) => MOST << shift,
+        None => len,
     }
 }
 

@@ -145,8 +145,8 @@ impl Pair {
         let time = SmolInstant::from_micros(i64::try_from((self.now - self.start).as_micros()).unwrap());
         self.client.interface.poll(time, &mut self.client.wire, &mut self.client.sockets);
         let mut packet = self.client.wire.sent.pop_front().unwrap();
-        let sequence = u32::from_be_bytes(*packet[24..].first_chunk().unwrap());
-        packet[24..28].copy_from_slice(&sequence.wrapping_add(ahead).to_be_bytes());
+        let sequence = sequence_of(&packet).wrapping_add(ahead);
+        packet[24..28].copy_from_slice(&sequence.to_be_bytes());
         fill_checksum(&mut packet);
         packet
     }
@@ -196,6 +196,24 @@ impl Pair {
     }
 }
 
+fn sequence_of(packet: &[u8]) -> u32 {
+    Packet::parse(packet).unwrap().tcp().unwrap().sequence()
+}
+
+/// A segment of the client, with everything else as in `template`, which has no options.
+fn segment(template: &[u8], flags: u8, sequence: u32, payload: &[u8]) -> Vec<u8> {
+    let mut packet = [&template[..40], payload].concat();
+    let len = u16::try_from(packet.len()).unwrap();
+    packet[2..4].copy_from_slice(&len.to_be_bytes());
+    packet[10..12].fill(0);
+    let checksum = Sum::default().bytes(&packet[..20]).checksum();
+    packet[10..12].copy_from_slice(&checksum.to_be_bytes());
+    packet[24..28].copy_from_slice(&sequence.to_be_bytes());
+    packet[33] = flags;
+    fill_checksum(&mut packet);
+    packet
+}
+
 fn fill_checksum(packet: &mut [u8]) {
     let mut segment = TcpPacket::new_unchecked(&mut packet[20..]);
     segment.fill_checksum(&Ipv4Addr::new(10, 9, 0, 5).into(), &Ipv4Addr::new(10, 20, 0, 2).into());
@@ -235,6 +253,8 @@ fn what_the_host_has_not_taken_outlives_the_end_of_both_halves() {
     pair.settle();
     assert_eq!(pair.next, Next::Gone);
     assert!(pair.machine.has_unread());
+    // A host may be slower than TIME-WAIT is long.
+    pair.advance(Duration::from_secs(11));
     assert_eq!(pair.receive(), b"last words");
     assert!(pair.machine.is_drained() && !pair.machine.has_unread());
 }
@@ -266,20 +286,83 @@ fn bytes_behind_the_last_one_are_nobodys() {
 fn bytes_beyond_the_buffer_are_nobodys() {
     let mut pair =
         Pair::connect_with("10.9.0.5:5000", "10.20.0.2:80", Sizes { from_client: 200_000, to_client: 4_096 });
-    let beyond = pair.forge(&[1; 200], 199_900);
+    // The buffer is 131,070 bytes, the largest of these that 65,535 shifted can tell.
+    let beyond = pair.forge(&[1; 200], 131_000);
     pair.handle_packet(&beyond);
     pair.advance(Duration::from_secs(2));
     assert_eq!(pair.receive(), [1; 200]);
-    // Now the first half of them is the last that the client may send.
-    pair.handle_packet(&beyond);
-    let said: Vec<u8> = (0..199_700).map(|at| u8::try_from(at % 251).unwrap()).collect();
+    let said: Vec<u8> = (0..130_800).map(|at| u8::try_from(at % 251).unwrap()).collect();
     assert_eq!(pair.client.socket().send_slice(&said).unwrap(), said.len());
     pair.advance(Duration::from_secs(2));
     let mut heard = pair.receive();
     pair.advance(Duration::from_secs(2));
     heard.extend(pair.receive());
-    assert_eq!(heard.len(), 199_800);
-    assert!(heard[..199_700] == said && heard[199_700..] == [1; 100]);
+    assert_eq!(heard.len(), 130_870, "no more than the buffer holds");
+    assert!(heard[..130_800] == said && heard[130_800..] == [1; 70]);
+}
+
+/// Covers: R69: with the window full and the end one number behind it, this byte is in the window as smoltcp counts.
+#[test]
+fn a_byte_half_of_all_numbers_behind_the_end_is_nobodys() {
+    let mut pair = ipv4();
+    let template = pair.forge(b"x", 0);
+    let start = sequence_of(&template);
+    for at in (0..32_768).step_by(1_024) {
+        let flags = if at + 1_024 == 32_768 { 0x11 } else { 0x10 };
+        pair.handle_packet(&segment(&template, flags, start + at, &[7; 1_024]));
+    }
+    let behind = start.wrapping_add(32_768 + 1).wrapping_add((1 << 31) - 1);
+    pair.handle_packet(&segment(&template, 0x10, behind, &[8]));
+    assert!(pair.receive() == [7; 32_768]);
+    assert!(pair.machine.is_drained());
+}
+
+/// smoltcp cuts the segment at the end of its window, and would take its FIN for the end.
+#[test]
+fn an_end_that_does_not_fit_the_window_is_no_end() {
+    let mut pair = ipv4();
+    let template = pair.forge(b"x", 0);
+    let start = sequence_of(&template);
+    for at in (0..31_744).step_by(1_024) {
+        pair.handle_packet(&segment(&template, 0x10, start + at, &[7; 1_024]));
+    }
+    pair.handle_packet(&segment(&template, 0x11, start + 31_744, &[7; 1_030]));
+    assert!(pair.receive() == [7; 32_768]);
+    assert!(!pair.machine.is_drained(), "six bytes are missing");
+    pair.next = pair.machine.pump(&mut pair.exit, pair.now);
+    let last = pair.exit.packets.back().unwrap();
+    assert!(Packet::parse(last).unwrap().tcp().unwrap().is_rst());
+    assert_eq!(pair.next, Next::Gone);
+}
+
+#[test]
+fn what_panics_ends_the_flow_alone() {
+    let mut pair = ipv4();
+    pair.client.socket().send_slice(b"unread").unwrap();
+    pair.settle();
+    assert!(pair.machine.has_unread());
+    assert_eq!(pair.machine.contained(|_| panic!("as smoltcp might")), None::<()>);
+    assert!(!pair.machine.has_unread() && !pair.machine.is_drained());
+    assert_eq!(pair.send(b"more"), 0);
+    assert_eq!(pair.machine.pump(&mut pair.exit, pair.now), Next::Gone);
+}
+
+#[test]
+fn the_last_bytes_of_the_client_are_acknowledged_before_the_flow_is_forgotten() {
+    let mut pair = ipv4();
+    pair.machine.finish();
+    pair.settle();
+    pair.client.socket().send_slice(b"goodbye").unwrap();
+    pair.client.socket().close();
+    let time = SmolInstant::from_micros(i64::try_from((pair.now - pair.start).as_micros()).unwrap());
+    pair.client.interface.poll(time, &mut pair.client.wire, &mut pair.client.sockets);
+    for packet in std::mem::take(&mut pair.client.wire.sent) {
+        pair.handle_packet(&packet);
+    }
+    assert_eq!(pair.machine.pump(&mut pair.exit, pair.now), Next::Gone);
+    pair.client.wire.received.append(&mut pair.exit.packets);
+    pair.client.interface.poll(time, &mut pair.client.wire, &mut pair.client.sockets);
+    assert_eq!(pair.client.socket().state(), State::Closed);
 }
 
 /// Covers: R55
@@ -328,18 +411,12 @@ fn a_flow_that_was_reset_before_it_was_open_is_not_opened_again() {
     let (now, mut exit) = (Instant::now(), Taken { packets: VecDeque::new(), room: 1 });
     let mut machine = Machine::accept(&syn, "10.20.0.2:80".parse().unwrap(), MTU, SIZES, 7, now);
     machine.pump(&mut exit, now);
-    let (sequence, acknowledgement) = (&syn[24..28].to_vec(), &exit.packets[0][24..28]);
     let mut reset = syn.clone();
-    reset.truncate(40);
-    reset[2..4].copy_from_slice(&40u16.to_be_bytes());
-    let sequence = u32::from_be_bytes(*sequence.first_chunk().unwrap()) + 1;
-    let acknowledgement = u32::from_be_bytes(*acknowledgement.first_chunk().unwrap()) + 1;
-    reset[24..28].copy_from_slice(&sequence.to_be_bytes());
-    reset[28..32].copy_from_slice(&acknowledgement.to_be_bytes());
-    reset[32..34].copy_from_slice(&[0x50, 0x14]);
-    fill_checksum(&mut reset);
-    let checksum = Sum::default().bytes(&reset[..10]).bytes(&reset[12..20]).checksum();
-    reset[10..12].copy_from_slice(&checksum.to_be_bytes());
+    // No options.
+    reset[32] = 0x50;
+    let heard = sequence_of(&exit.packets[0]) + 1;
+    reset[28..32].copy_from_slice(&heard.to_be_bytes());
+    let reset = segment(&reset, 0x14, sequence_of(&syn) + 1, b"");
     for packet in [&reset, &syn] {
         machine.handle_packet(packet, &Packet::parse(packet).unwrap().tcp().unwrap(), now);
     }

@@ -32,6 +32,7 @@ mod host;
 mod limit;
 mod machine;
 mod outlet;
+mod port;
 mod table;
 mod tcp;
 mod udp;

@@ -26,8 +26,9 @@ use tokio::time::Sleep;
 
 use super::ToClient;
 use super::buffers::Share;
-use super::machine::{Exit, Machine, Next};
+use super::machine::{Machine, Next};
 use super::outlet::Entry;
+use super::port::Exit;
 use super::random;
 
 /// How long a connection attempt may take: four SYNs of the host, after 0, 1, 3 and 7 seconds.
