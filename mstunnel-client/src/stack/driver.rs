@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
 use super::flow::Flow;
-use super::machine::Fault;
+use super::machine::{Fault, Numbers};
 use super::mailbox::Mail;
 use super::refusal::{About, Refusal, What};
 use super::shared::Shared;
@@ -125,8 +125,8 @@ pub(super) fn handle_packet(shared: &Shared, packet: PacketBuf, touched: &mut Ve
             if machine.has_ended_before(&tcp) {
                 return shared.drop_packet(packet);
             }
-            let (is_reset, end) = (tcp.is_rst(), tcp.end());
-            machine.handle_packet(packet, is_reset, end, Instant::now());
+            let numbers = Numbers::of(&tcp);
+            machine.handle_packet(packet, numbers, Instant::now());
             if !std::mem::replace(&mut machine.is_touched, true) {
                 drop(machine);
                 touched.push(flow);

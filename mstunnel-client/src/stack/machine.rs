@@ -7,9 +7,14 @@
 //!   handle_packet -> socket -> read        handle_*, read, write: then pump, which sends what there is
 //!            write -> socket -> pump       and says when it wants to be called again
 //! ```
+//!
+//! # Kept from smoltcp (0.14)
+//! What a host sends and smoltcp does not survive, or does not answer as it should, is named where it is kept from
+//! it; `fuzz/fuzz_targets/client_stack.rs` looks for more. A panic in there resets the connection, and nothing else.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -87,6 +92,21 @@ pub(super) enum Fault {
     AddressChanged,
 }
 
+/// What a segment says beside its bytes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Numbers {
+    sequence: u32,
+    end: u32,
+    is_reset: bool,
+}
+
+impl Numbers {
+    /// Those of a segment.
+    pub(super) fn of(segment: &Tcp<'_>) -> Self {
+        Self { sequence: segment.sequence(), end: segment.end(), is_reset: segment.is_rst() }
+    }
+}
+
 /// One connection.
 pub(super) struct Machine {
     interface: Interface,
@@ -97,12 +117,14 @@ pub(super) struct Machine {
     epoch: Instant,
     fault: Option<Fault>,
     established: bool,
-    /// The other end has said that it sends no more.
-    finished: bool,
-    /// The sequence number behind its saying so.
+    /// The sequence number of the next byte that is read.
+    next: u32,
+    /// The sequence number behind the other end's FIN, once all before it has come.
     end: Option<u32>,
     /// Packets that were sent in FIN-WAIT-2 since one came.
     unasked: u32,
+    /// Nothing is left to say.
+    is_over: bool,
     /// Since nobody holds it: when it must be gone.
     orphan_until: Option<Instant>,
     /// The earliest deadline that is armed in [`super::timers::Timers`].
@@ -129,7 +151,7 @@ impl Machine {
         now: Instant,
     ) -> Result<Self, ConnectError> {
         let mut socket = tcp::Socket::new(
-            tcp::SocketBuffer::new(vec![0; buffers.receive]),
+            tcp::SocketBuffer::new(vec![0; offered_whole(buffers.receive)]),
             tcp::SocketBuffer::new(vec![0; buffers.send]),
         );
         socket.set_congestion_control(tcp::CongestionControl::Cubic);
@@ -149,9 +171,10 @@ impl Machine {
             epoch: now,
             fault: None,
             established: false,
-            finished: false,
+            next: 0,
             end: None,
             unasked: 0,
+            is_over: false,
             orphan_until: None,
             armed: None,
             is_blocked: false,
@@ -164,33 +187,60 @@ impl Machine {
         self.local
     }
 
-    /// Whether a segment has something behind the end of the other end's stream, which smoltcp would take in.
+    /// Whether a segment has something behind the end of the other end's stream, which smoltcp would take in and
+    /// acknowledge, or panic at (RFC 9293 section 3.10.7.4 ignores it).
     pub(super) fn has_ended_before(&self, segment: &Tcp<'_>) -> bool {
-        self.end.is_some_and(|end| segment.has_payload_behind(end))
+        self.end.is_some_and(|end| segment.has_payload_behind(end) && !segment.is_rst())
     }
 
-    /// Takes in a packet of this connection, whose sequence number behind it is `end`.
-    pub(super) fn handle_packet(&mut self, packet: PacketBuf, is_reset: bool, end: u32, now: Instant) {
+    /// Takes in a packet of this connection, which has these numbers.
+    pub(super) fn handle_packet(&mut self, packet: PacketBuf, numbers: Numbers, now: Instant) {
         self.unasked = 0;
         let before = self.socket().state();
         self.link.put(packet);
         let now = self.clock(now);
-        self.interface.poll_ingress_single(now, &mut self.link, &mut self.sockets);
+        self.contained(|machine| {
+            machine.interface.poll_ingress_single(now, &mut machine.link, &mut machine.sockets)
+        });
         let after = self.socket().state();
         self.established |= after == State::Established;
-        if matches!(after, State::CloseWait | State::Closing | State::LastAck | State::TimeWait)
-            && !self.finished
-        {
-            self.finished = true;
-            self.end = Some(end);
+        if before == State::SynSent && after != State::SynSent {
+            self.next = numbers.sequence.wrapping_add(1);
         }
-        if after == State::Closed && before != State::Closed && is_reset {
+        let has_finished =
+            matches!(after, State::CloseWait | State::Closing | State::LastAck | State::TimeWait);
+        if has_finished && self.end.is_none() {
+            let waiting = u32::try_from(self.socket().recv_queue()).unwrap_or(0);
+            if self.next.wrapping_add(waiting).wrapping_add(1) == numbers.end {
+                self.end = Some(numbers.end);
+            } else {
+                // smoltcp cuts a segment at the end of its window and takes its FIN nevertheless: rather a reset
+                // than an end that looks like one.
+                self.handle_fault(Fault::Reset);
+            }
+        }
+        if after == State::Closed && before != State::Closed && numbers.is_reset {
             self.fault.get_or_insert(Fault::Reset);
         }
         if self.orphan_until.is_some() && self.socket().recv_queue() > 0 {
             // Data that nobody will read: say so.
             self.socket_mut().abort();
         }
+    }
+
+    /// Has smoltcp do something. Where it panics, the connection is reset, and nothing else ends.
+    fn contained<R>(&mut self, step: impl FnOnce(&mut Self) -> R) -> Option<R> {
+        let result = catch_unwind(AssertUnwindSafe(|| step(self)));
+        if result.is_err() {
+            tracing::error!(machine = ?self, "a defect ended a connection");
+            // Wakes whoever waits for it.
+            self.handle_fault(Fault::Reset);
+            let empty = || tcp::SocketBuffer::new(Vec::new());
+            self.sockets = SocketSet::new(Vec::with_capacity(1));
+            self.handle = self.sockets.add(tcp::Socket::new(empty(), empty()));
+            self.end = None;
+        }
+        result.ok()
     }
 
     /// Ends the connection because of what was learned beside it; a reset tells the other end if it may care.
@@ -218,7 +268,7 @@ impl Machine {
         if self.socket().recv_queue() > 0 {
             self.socket_mut().abort();
         } else {
-            self.socket_mut().close();
+            self.finish();
         }
     }
 
@@ -228,21 +278,29 @@ impl Machine {
         if self.orphan_until.is_some_and(|until| until <= now) {
             self.socket_mut().abort();
         }
-        // Only with data outstanding: smoltcp would also time out a connection that is merely quiet.
-        let waits = self.socket().send_queue() > 0 || self.socket().state() == State::SynSent;
+        if self.is_over {
+            return Next::Gone;
+        }
+        let state = self.socket().state();
+        // Only with something outstanding: smoltcp would also time out a connection that is merely quiet.
+        let waits = self.socket().send_queue() > 0
+            || matches!(state, State::SynSent | State::FinWait1 | State::Closing | State::LastAck);
         self.socket_mut().set_timeout(waits.then(|| USER_TIMEOUT.into()));
         let time = self.clock(now);
         // One acknowledgement says all that is left to say. smoltcp would go on: where the window was closed as the
-        // last byte was acknowledged, it probes it with nothing, and again at once.
-        let is_listening = self.socket().state() == State::FinWait2;
-        while self.interface.poll_egress(time, &mut self.link, &mut self.sockets)
-            == PollResult::SocketStateChanged
-        {
-            if is_listening {
-                self.unasked += 1;
-                break;
+        // last byte was acknowledged, it probes it with nothing, and again at once; and when TIME-WAIT ends, it
+        // forgets what was not read yet.
+        let is_listening = matches!(state, State::FinWait2 | State::TimeWait);
+        self.contained(|machine| {
+            while machine.interface.poll_egress(time, &mut machine.link, &mut machine.sockets)
+                == PollResult::SocketStateChanged
+            {
+                if is_listening {
+                    machine.unasked += 1;
+                    break;
+                }
             }
-        }
+        });
         let blocked = self.link.take_blocked();
         let socket = self.socket();
         let state = socket.state();
@@ -250,6 +308,7 @@ impl Machine {
         if state == State::Closed && socket.remote_endpoint().is_none()
             || state == State::TimeWait && !blocked
         {
+            self.is_over = true;
             return Next::Gone;
         }
         if blocked {
@@ -290,9 +349,13 @@ impl Machine {
                 self.socket_mut().register_recv_waker(cx.waker());
                 Poll::Pending
             }
-            Ok(len) => Poll::Ready(Ok(len)),
-            Err(RecvError::Finished) => Poll::Ready(Ok(0)),
-            Err(RecvError::InvalidState) if self.finished => Poll::Ready(Ok(0)),
+            Ok(len) => {
+                // A buffer is shorter than a stream has numbers.
+                self.next = self.next.wrapping_add(u32::try_from(len).unwrap_or(0));
+                Poll::Ready(Ok(len))
+            }
+            Err(_) if self.end.is_some() => Poll::Ready(Ok(0)),
+            Err(RecvError::Finished) => Poll::Ready(Err(self.error())),
             Err(RecvError::InvalidState) => Poll::Ready(Err(self.error())),
         }
     }
@@ -312,6 +375,8 @@ impl Machine {
 
     /// Says that no more bytes will be sent; those that were taken still go out.
     pub(super) fn finish(&mut self) {
+        // The last acknowledgement comes with the pump after which nobody asks again.
+        self.socket_mut().set_ack_delay(None);
         self.socket_mut().close();
     }
 
@@ -343,6 +408,16 @@ impl Machine {
 
     fn socket_mut(&mut self) -> &mut tcp::Socket<'static> {
         self.sockets.get_mut(self.handle)
+    }
+}
+
+/// The largest receive buffer of up to `len` bytes that the window of a SYN tells in full once it is shifted: smoltcp
+/// shifts it, which RFC 7323 section 2.2 forbids, and panics when more comes than its buffer holds.
+fn offered_whole(len: usize) -> usize {
+    const MOST: usize = 65_535;
+    match (len / MOST).checked_ilog2() {
+        Some(shift) => MOST << shift,
+        None => len,
     }
 }
 

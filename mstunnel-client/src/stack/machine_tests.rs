@@ -26,6 +26,10 @@ struct Pair {
 
 impl Pair {
     fn connect() -> Self {
+        Self::with_buffers(Buffers { receive: 32_768, send: 32_768 })
+    }
+
+    fn with_buffers(buffers: Buffers) -> Self {
         let (ours, theirs) = Packets::pair(1_500);
         let (sender, _) = ours.split();
         let (_, receiver) = theirs.split();
@@ -34,12 +38,13 @@ impl Pair {
             SocketAddr::new(CLIENT.into(), 5_000),
             SocketAddr::new(HOST.into(), 80),
             Link::new(sender, 1_400),
-            Buffers { receive: 32_768, send: 32_768 },
+            buffers,
             now,
         );
         let mut pair = Self { machine: machine.unwrap(), receiver, now, heard: 0 };
         assert_eq!(pair.pump().0, 1, "a SYN");
-        pair.say(SYN | ACK, 0, pair.heard, 4_096, b"");
+        // A scale of 0, and words with selective acknowledgements.
+        pair.say(SYN | ACK, 0, pair.heard, 4_096, &[3, 3, 0, 1, 4, 2, 1, 1]);
         pair
     }
 
@@ -59,7 +64,8 @@ impl Pair {
         packet.extend([HOST.octets(), CLIENT.octets()].concat());
         packet.extend([0, 80, 0x13, 0x88]);
         packet.extend([sequence.to_be_bytes(), acknowledgement.to_be_bytes()].concat());
-        packet.extend([0x50, flags]);
+        // What a SYN brings are options.
+        packet.extend([if flags & SYN == 0 { 0x50 } else { 0x70 }, flags]);
         packet.extend(window.to_be_bytes());
         packet.extend([0; 4]);
         packet.extend(payload);
@@ -74,16 +80,20 @@ impl Pair {
         if !self.machine.has_ended_before(&tcp) {
             let mut buffer = PacketBuf::new(1_500);
             assert!(buffer.fill(&packet));
-            self.machine.handle_packet(buffer, false, tcp.end(), self.now);
+            self.machine.handle_packet(buffer, Numbers::of(&tcp), self.now);
         }
     }
 
     fn read(&mut self) -> Vec<u8> {
+        self.read_some().expect("something to read, or the end")
+    }
+
+    fn read_some(&mut self) -> Option<Vec<u8>> {
         let mut bytes = vec![0; 1_000];
         let mut cx = Context::from_waker(std::task::Waker::noop());
         match self.machine.poll_read(&mut bytes, &mut cx) {
-            Poll::Ready(len) => bytes[..len.unwrap()].to_vec(),
-            Poll::Pending => panic!("nothing to read"),
+            Poll::Ready(len) => Some(bytes[..len.unwrap()].to_vec()),
+            Poll::Pending => None,
         }
     }
 }
@@ -126,6 +136,79 @@ async fn a_host_that_takes_the_end_and_closes_its_window_is_not_flooded() {
     }
     assert!(count < 30, "{count} packets in ten minutes");
     pair.say(ACK | FIN, 1, end, 0, b"goodbye");
+    assert_eq!(pair.pump(), (1, Next::Gone), "the last word is acknowledged");
+    // Whoever reads may be slower than TIME-WAIT is long.
+    pair.now += Duration::from_secs(11);
+    assert_eq!(pair.pump(), (0, Next::Gone));
     assert_eq!(pair.read(), b"goodbye");
-    assert_eq!(pair.pump().1, Next::Gone);
+    assert!(pair.read().is_empty(), "the end");
+}
+
+/// Covers: R69: with the window full and the end one number behind it, this byte is in the window as smoltcp counts.
+#[tokio::test]
+async fn a_byte_half_of_all_numbers_behind_the_end_is_nobodys() {
+    let mut pair = Pair::connect();
+    pair.pump();
+    let heard = pair.heard;
+    for at in (0..32_768).step_by(1_024) {
+        let flags = if at + 1_024 == 32_768 { ACK | FIN } else { ACK };
+        pair.say(flags, 1 + at, heard, 4_096, &[7; 1_024]);
+    }
+    pair.say(ACK, (32_768u32 + 2).wrapping_add((1 << 31) - 1), heard, 4_096, b"x");
+    let mut read = 0;
+    while read < 32_768 {
+        read += pair.read().len();
+    }
+    assert!(pair.read().is_empty(), "the end");
+}
+
+/// Covers: R69: smoltcp takes the window of its SYN for a shifted one.
+#[tokio::test]
+async fn bytes_beyond_the_buffer_are_nobodys() {
+    let mut pair = Pair::with_buffers(Buffers { receive: 200_000, send: 32_768 });
+    let heard = pair.heard;
+    // The buffer is 131,070 bytes, the largest of these that 65,535 shifted can tell.
+    pair.say(ACK, 1 + 131_000, heard, 4_096, &[7; 1_000]);
+    for at in (0..131_000).step_by(1_000) {
+        pair.say(ACK, 1 + at, heard, 4_096, &[7; 1_000]);
+    }
+    pair.pump();
+    let mut read = 0;
+    while let Some(bytes) = pair.read_some() {
+        read += bytes.len();
+    }
+    assert!((131_069..=131_070).contains(&read), "{read} bytes");
+}
+
+/// smoltcp cuts the segment at the end of its window, and would take its FIN for the end.
+#[tokio::test]
+async fn an_end_that_does_not_fit_the_window_is_no_end() {
+    let mut pair = Pair::connect();
+    pair.pump();
+    let heard = pair.heard;
+    for at in (0..31_744).step_by(1_024) {
+        pair.say(ACK, 1 + at, heard, 4_096, &[7; 1_024]);
+    }
+    pair.say(ACK | FIN, 1 + 31_744, heard, 4_096, &[7; 1_030]);
+    for _ in 0..33 {
+        let _ = pair.read_some();
+    }
+    let mut bytes = [0; 10];
+    let mut cx = Context::from_waker(std::task::Waker::noop());
+    assert!(
+        matches!(pair.machine.poll_read(&mut bytes, &mut cx), Poll::Ready(Err(_))),
+        "six bytes are missing"
+    );
+}
+
+#[tokio::test]
+async fn what_panics_resets_the_connection_alone() {
+    let mut pair = Pair::connect();
+    pair.pump();
+    assert_eq!(pair.machine.contained(|_| panic!("as smoltcp might")), None::<()>);
+    let mut bytes = [0; 10];
+    let mut cx = Context::from_waker(std::task::Waker::noop());
+    let Poll::Ready(Err(error)) = pair.machine.poll_read(&mut bytes, &mut cx) else { panic!("no error") };
+    assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+    assert_eq!(pair.pump(), (0, Next::Gone));
 }

@@ -44,6 +44,11 @@ impl FuzzFlow {
         self.0.receive(take).unwrap_or_default()
     }
 
+    /// Whether the client has ended its stream and all of it was taken.
+    pub fn is_drained(&self) -> bool {
+        self.0.is_drained()
+    }
+
     /// Lends room for bytes to the client to `put`, which says how many it put there; returns that.
     pub fn send(&mut self, put: impl FnOnce(&mut [u8]) -> usize) -> usize {
         let put = |room: &mut [u8]| {

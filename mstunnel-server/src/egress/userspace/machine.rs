@@ -258,8 +258,9 @@ impl Machine {
         self.socket_mut().set_timeout(waits.then(|| USER_TIMEOUT.into()));
         let time = self.clock(now);
         // One acknowledgement says all that is left to say. smoltcp would go on: where the window was closed as the
-        // last byte was acknowledged, it probes it with nothing, and again at once.
-        let is_listening = state == State::FinWait2;
+        // last byte was acknowledged, it probes it with nothing, and again at once; and when TIME-WAIT ends, it
+        // forgets what the host has not taken yet.
+        let is_listening = matches!(state, State::FinWait2 | State::TimeWait);
         let most = if is_listening { 1 } else { PACKETS_PER_PUMP };
         let polled = self.contained(|machine| {
             let mut port = Port { mtu: machine.mtu, received: None, out: Out::Exit(exit), blocked: false };
@@ -276,8 +277,7 @@ impl Machine {
         }
         let socket = self.socket();
         let state = socket.state();
-        // After TIME-WAIT comes nothing that matters: a late segment is answered with a reset. When it ends, smoltcp
-        // forgets what the host has not taken yet, so it is not asked again.
+        // After TIME-WAIT comes nothing that matters: a late segment is answered with a reset.
         let is_closed = state == State::Closed && socket.remote_endpoint().is_none();
         if is_closed || state == State::TimeWait && !blocked && !is_more || state == State::Listen {
             self.is_over = true;

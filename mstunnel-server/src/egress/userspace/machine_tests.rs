@@ -134,6 +134,11 @@ impl Pair {
         panic!("the two never come to rest");
     }
 
+    fn poll_client(&mut self) {
+        let time = SmolInstant::from_micros(i64::try_from((self.now - self.start).as_micros()).unwrap());
+        self.client.interface.poll(time, &mut self.client.wire, &mut self.client.sockets);
+    }
+
     fn handle_packet(&mut self, packet: &[u8]) {
         let segment = Packet::parse(packet).unwrap().tcp().unwrap();
         self.machine.handle_packet(packet, &segment, self.now);
@@ -142,8 +147,7 @@ impl Pair {
     /// What the client would send of `bytes`, `ahead` of where it is.
     fn forge(&mut self, bytes: &[u8], ahead: u32) -> Vec<u8> {
         self.client.socket().send_slice(bytes).unwrap();
-        let time = SmolInstant::from_micros(i64::try_from((self.now - self.start).as_micros()).unwrap());
-        self.client.interface.poll(time, &mut self.client.wire, &mut self.client.sockets);
+        self.poll_client();
         let mut packet = self.client.wire.sent.pop_front().unwrap();
         let sequence = sequence_of(&packet).wrapping_add(ahead);
         packet[24..28].copy_from_slice(&sequence.to_be_bytes());
@@ -347,22 +351,40 @@ fn what_panics_ends_the_flow_alone() {
     assert_eq!(pair.machine.pump(&mut pair.exit, pair.now), Next::Gone);
 }
 
-#[test]
-fn the_last_bytes_of_the_client_are_acknowledged_before_the_flow_is_forgotten() {
+/// The client's data comes with its end, to a flow whose host has ended.
+fn with_a_last_word() -> Pair {
     let mut pair = ipv4();
     pair.machine.finish();
     pair.settle();
     pair.client.socket().send_slice(b"goodbye").unwrap();
     pair.client.socket().close();
-    let time = SmolInstant::from_micros(i64::try_from((pair.now - pair.start).as_micros()).unwrap());
-    pair.client.interface.poll(time, &mut pair.client.wire, &mut pair.client.sockets);
+    pair.poll_client();
     for packet in std::mem::take(&mut pair.client.wire.sent) {
         pair.handle_packet(&packet);
     }
+    pair
+}
+
+#[test]
+fn the_last_bytes_of_the_client_are_acknowledged_before_the_flow_is_forgotten() {
+    let mut pair = with_a_last_word();
     assert_eq!(pair.machine.pump(&mut pair.exit, pair.now), Next::Gone);
     pair.client.wire.received.append(&mut pair.exit.packets);
-    pair.client.interface.poll(time, &mut pair.client.wire, &mut pair.client.sockets);
+    pair.poll_client();
     assert_eq!(pair.client.socket().state(), State::Closed);
+    assert_eq!(pair.receive(), b"goodbye");
+}
+
+#[test]
+fn the_last_bytes_of_the_client_outlive_an_exit_that_is_blocked() {
+    let mut pair = with_a_last_word();
+    pair.exit.room = 0;
+    assert_eq!(pair.machine.pump(&mut pair.exit, pair.now), Next::Blocked);
+    pair.exit.room = usize::MAX;
+    pair.now += Duration::from_secs(180);
+    assert_eq!(pair.machine.pump(&mut pair.exit, pair.now), Next::Gone);
+    assert_eq!(pair.exit.packets.len(), 1, "an acknowledgement");
+    assert_eq!(pair.receive(), b"goodbye");
 }
 
 /// Covers: R55
