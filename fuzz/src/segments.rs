@@ -64,12 +64,14 @@ pub(crate) struct Peer {
     heard_first: Option<u32>,
     /// The number behind what it has heard.
     heard: u32,
+    /// How long its stream is, by each FIN that it has sent.
+    lengths: Vec<u32>,
 }
 
 impl Peer {
     /// An end at `local`; its SYN has number `first`.
     pub(crate) fn new(local: SocketAddr, remote: SocketAddr, first: u32) -> Self {
-        Self { local, remote, first, next: first, heard_first: None, heard: 0 }
+        Self { local, remote, first, next: first, heard_first: None, heard: 0, lengths: Vec::new() }
     }
 
     /// The segment of a script.
@@ -97,12 +99,20 @@ impl Peer {
         // The first byte of the stream is behind the SYN.
         let from = sequence.wrapping_sub(self.first).wrapping_sub(u32::from(flags & SYN == 0));
         fill(&mut segment[header..], from);
+        if flags & FIN != 0 {
+            self.lengths.push(from.wrapping_add(len(&segment[header..])));
+        }
         if sequence == self.next {
             let len = len(&segment[header..]);
             let ends = u32::from(flags & SYN != 0) + u32::from(flags & FIN != 0);
             self.next = self.next.wrapping_add(len).wrapping_add(ends);
         }
         packet(self.local.ip(), self.remote.ip(), 6, &segment)
+    }
+
+    /// Whether it has said that its stream is so long.
+    pub(crate) fn has_ended_at(&self, length: u32) -> bool {
+        self.lengths.contains(&length)
     }
 
     /// Takes in what the other end sends, which must be whole, of this connection, no longer than `mtu`, and have the
@@ -143,9 +153,12 @@ impl Peer {
     }
 }
 
-/// A signed byte in steps of 1, 16, 4,096 or 2^24.
+/// A signed byte in steps of 1, 16, 4,096 or 2^24; the largest is as far as numbers are compared.
 fn distance(byte: u8, scale: u8) -> u32 {
-    i32::from(byte.cast_signed()).cast_unsigned() << [0, 4, 12, 24][usize::from(scale & 3)]
+    match (byte, scale & 3) {
+        (0x7F, 3) => i32::MAX.cast_unsigned(),
+        (byte, scale) => i32::from(byte.cast_signed()).cast_unsigned() << [0, 4, 12, 24][usize::from(scale)],
+    }
 }
 
 /// An IP packet with the right checksums.

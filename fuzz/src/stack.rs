@@ -29,7 +29,7 @@ const MAX_STEPS: usize = 256;
 
 /// A connection of the client, whose user and whose host do as the bytes say. The first byte is its family and the
 /// start of the host's numbers; each eight that follow are a step: a segment or another packet of the host, or
-/// something of the user, or time.
+/// something of the user, or time. Steps of the upper half come together with the next.
 ///
 /// Both streams arrive as they were sent, every packet is whole, nothing is sent without end, and afterwards the
 /// stack still carries a ping.
@@ -66,21 +66,23 @@ async fn run(first: u8, steps: &[u8]) -> (u32, u32) {
                 is_connecting = false;
                 user.flow = flow.ok();
             }
-            tunnel.settle().await;
             let [kind, script @ ..] = *step;
             match kind & 7 {
                 0..=2 => tunnel.segment(Script(script)),
-                3 => tunnel.other(kind >> 3, script),
+                3 => tunnel.other(kind >> 3 & 3, script),
                 4 => time::advance(Duration::from_millis(u64::from(script[0]) << (script[1] & 15))).await,
                 5 => user.write(usize::from(script[0]) * 64),
-                6 => user.read(usize::from(script[0]) * 64),
+                6 => user.read(usize::from(script[0]) * 64, tunnel.peer.as_ref()),
                 _ => match script[0] & 7 {
                     0 => user.flow = None,
                     1 => change.send_modify(|params| *params = Arc::new(params.with_mtu(1_280))),
                     _ => user.finish(),
                 },
             }
-            tunnel.settle().await;
+            // Several packets may come at once.
+            if kind & 0x80 == 0 {
+                tunnel.settle().await;
+            }
         }
     }
     tunnel.assert_alive(&stack).await;
@@ -120,7 +122,7 @@ impl Tunnel {
     fn other(&self, kind: u8, script: [u8; 7]) {
         let (host, is_v4) = (self.host.ip(), self.host.is_ipv4());
         let client: IpAddr = if is_v4 { CLIENT_V4.into() } else { CLIENT_V6.into() };
-        let bytes = match kind & 3 {
+        let bytes = match kind {
             0 => {
                 let mut message = vec![script[0], script[1], 0, 0, 0, 0, script[2], script[3]];
                 let quoted = self.last.len().min(usize::from(script[4]));
@@ -213,13 +215,16 @@ impl User {
         }
     }
 
-    fn read(&mut self, limit: usize) {
+    fn read(&mut self, limit: usize, peer: Option<&Peer>) {
         let Some(flow) = &mut self.flow else { return };
         let mut bytes = vec![0; limit];
         let mut buffer = ReadBuf::new(&mut bytes);
         if let Poll::Ready(Ok(())) = Pin::new(flow).poll_read(&mut quiet(), &mut buffer) {
             assert!(is_pattern(buffer.filled(), self.received), "other bytes than were sent are read");
             self.received += len(buffer.filled());
+            let is_end = limit > 0 && buffer.filled().is_empty();
+            let is_whole = !is_end || peer.is_some_and(|peer| peer.has_ended_at(self.received));
+            assert!(is_whole, "the host has not ended after {} bytes", self.received);
         }
     }
 
