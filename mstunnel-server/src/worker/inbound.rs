@@ -15,6 +15,7 @@ use mstunnel_proto::packet::Packet;
 
 use super::WorkerContext;
 use super::mailbox::Letter;
+use super::table::with;
 use super::touched::Touched;
 use crate::egress::READ_LEN;
 
@@ -89,10 +90,10 @@ impl Inbound {
                 Letter::Datagram { tunnel, path, kind, from, mut bytes } => {
                     // It may have ended on the way.
                     if let Some(tunnel) = self.context.tunnels.numbered(tunnel) {
-                        let mut open = tunnel.borrow_mut();
-                        open.receive(path, kind, bytes.as_mut_slice(), &self.context, now);
-                        open.note_handed_over(from, &path, &self.context.bench, now);
-                        drop(open);
+                        with(&tunnel, |tunnel| {
+                            tunnel.receive(path, kind, bytes.as_mut_slice(), &self.context, now);
+                            tunnel.note_handed_over(from, &path, &self.context.bench, now);
+                        });
                         touched.note(&tunnel);
                     }
                     buffers.give(bytes);
@@ -112,7 +113,7 @@ impl Inbound {
         };
         let destination = view.destination();
         if let Some(tunnel) = tunnels.at(destination) {
-            tunnel.borrow_mut().send(packet, bench, now);
+            with(&tunnel, |tunnel| tunnel.send(packet, bench, now));
             touched.note(&tunnel);
             return;
         }

@@ -4,6 +4,7 @@
 //! counters here now and then, and finds here that it shall close.
 
 use std::net::{IpAddr, SocketAddr};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -220,6 +221,18 @@ impl LiveTable {
     }
 }
 
+/// Has the code of one session do something; where that panics, its connection is asked to close, and nothing else
+/// ends (R82).
+pub(crate) fn contained<R>(step: impl FnOnce() -> R, live: impl FnOnce() -> Arc<Live>) -> Option<R> {
+    let result = catch_unwind(AssertUnwindSafe(step));
+    if result.is_err() {
+        let live = live();
+        tracing::error!(session = %live.id, "a defect ends a session");
+        live.close(CloseReason::InternalError);
+    }
+    result.ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -234,6 +247,17 @@ mod tests {
             since: Instant::now(),
             mtu: 1434,
         }))
+    }
+
+    /// Covers: R82
+    #[test]
+    fn a_defect_of_a_session_asks_its_own_connection_to_close() {
+        let live = live(0);
+        assert_eq!(contained(|| 7, || Arc::clone(&live)), Some(7));
+        let waker = std::task::Waker::noop();
+        assert_eq!(live.poll_close(waker), None);
+        assert_eq!(contained(|| panic!("a defect"), || Arc::clone(&live)), None::<()>);
+        assert_eq!(live.poll_close(waker), Some(CloseReason::InternalError));
     }
 
     /// Covers: R7

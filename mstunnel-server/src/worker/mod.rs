@@ -33,8 +33,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
+use futures_util::FutureExt as _;
 use mstunnel_proto::buf::{MAX_PACKET, PacketBuf};
-use tokio::task::LocalSet;
+use tokio::task::{JoinSet, LocalSet};
 
 pub(crate) use self::datagrams::bind as bind_datagrams;
 use self::datagrams::{Apart, DatagramSocket, Intake, Outlet};
@@ -124,19 +125,20 @@ impl Worker {
             apart: Apart::default(),
             connections: Cell::new(0),
         });
+        let mut parts = JoinSet::new();
         for listener in self.listeners {
-            tokio::task::spawn_local(listener::accept_all(listener, Rc::clone(&context)));
+            parts.spawn_local(listener::accept_all(listener, Rc::clone(&context)));
         }
         for socket in 0..context.bench.sockets.len() {
             let socket = u16::try_from(socket).expect("there are a few listening addresses");
-            tokio::task::spawn_local(reception::receive_all(socket, Rc::clone(&context)));
+            parts.spawn_local(reception::receive_all(socket, Rc::clone(&context)).map(Ok));
         }
-        tokio::task::spawn_local(reception::set_apart(Rc::clone(&context)));
+        parts.spawn_local(reception::set_apart(Rc::clone(&context)).map(Ok));
         let inbound = inbound::Inbound { context: Rc::clone(&context) };
-        let inbound = tokio::task::spawn_local(inbound.run());
+        parts.spawn_local(inbound.run());
         tokio::select! {
-            // A worker without its TUN queue is half alive: the whole process ends (R82).
-            ended = inbound => ended.unwrap_or_else(|panic| Err(io::Error::other(panic))),
+            // A worker without one of its parts is half alive: the whole process ends (R82).
+            error = first_failure(&mut parts) => Err(error),
             () = drained(&context) => Ok(()),
         }
     }
@@ -165,11 +167,42 @@ fn runtime(helpers: Priority) -> io::Result<tokio::runtime::Runtime> {
         .build()
 }
 
+/// Waits until one of `parts` fails or panics; one that is done is done.
+async fn first_failure(parts: &mut JoinSet<io::Result<()>>) -> io::Error {
+    while let Some(ended) = parts.join_next().await {
+        match ended {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return error,
+            Err(panic) => return io::Error::other(panic),
+        }
+    }
+    std::future::pending().await
+}
+
 /// Waits until the server stops and the last tunnel of this worker has said its goodbye.
 async fn drained(context: &WorkerContext) {
     context.shared.reached(ServerState::Stopping).await;
     // One that moves is with nobody for a moment.
     while !context.tunnels.is_empty() || context.shared.moving.load(Ordering::SeqCst) > 0 {
         tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Covers: R82
+    #[tokio::test(start_paused = true)]
+    async fn a_part_that_fails_or_panics_is_noticed_and_one_that_is_done_is_not() {
+        let mut parts = JoinSet::new();
+        parts.spawn(async { Ok(()) });
+        parts.spawn(std::future::pending());
+        let patience = std::time::Duration::from_secs(5);
+        assert!(tokio::time::timeout(patience, first_failure(&mut parts)).await.is_err());
+        parts.spawn(async { Err(io::Error::other("no queue")) });
+        assert_eq!(first_failure(&mut parts).await.to_string(), "no queue");
+        parts.spawn(async { panic!("a defect") });
+        assert!(first_failure(&mut parts).await.to_string().contains("a defect"));
     }
 }

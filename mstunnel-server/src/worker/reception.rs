@@ -15,6 +15,7 @@ use super::WorkerContext;
 use super::datagrams::{Burst, Clarity, DatagramSocket, Holder, Origin, connect};
 use super::mailbox::{DatagramKind, Letter};
 use super::shared::canonical;
+use super::table::with;
 use super::touched::Touched;
 use crate::admin::ServerState;
 use crate::logs::RateLimit;
@@ -178,7 +179,7 @@ impl Reception {
         let WorkerContext { index, shared, bench, tunnels, .. } = &*self.context;
         if holder.worker == *index {
             if let Some(tunnel) = tunnels.numbered(holder.tunnel) {
-                tunnel.borrow_mut().receive(path, kind, datagram, &self.context, now);
+                with(&tunnel, |tunnel| tunnel.receive(path, kind, datagram, &self.context, now));
                 self.touched.note(&tunnel);
             }
             return;

@@ -3,14 +3,21 @@
 use std::cell::RefCell;
 use std::net::IpAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use mstunnel_proto::session::Leases;
 use rustc_hash::FxHashMap;
 
+use super::live::contained;
 use super::tunnel::Tunnel;
 
 /// A tunnel that the tasks of its worker share; borrowed for a moment, never across an await.
 pub(crate) type SharedTunnel = Rc<RefCell<Tunnel>>;
+
+/// Has a tunnel do something, in a task that is not its own: its defects end its session alone.
+pub(crate) fn with<R>(tunnel: &SharedTunnel, step: impl FnOnce(&mut Tunnel) -> R) -> Option<R> {
+    contained(|| step(&mut tunnel.borrow_mut()), || Arc::clone(tunnel.borrow().live()))
+}
 
 /// The tunnels of one worker.
 #[derive(Default)]

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 use std::time::Instant;
 
-use super::table::SharedTunnel;
+use super::table::{SharedTunnel, with};
 use super::tunnel::Bench;
 
 /// A short list, reused from burst to burst.
@@ -27,7 +27,7 @@ impl Touched {
     pub(crate) fn flush(&mut self, bench: &Bench, now: Instant) {
         bench.egress.flush();
         for tunnel in self.0.drain(..) {
-            tunnel.borrow_mut().flush(bench, now);
+            with(&tunnel, |tunnel| tunnel.flush(bench, now));
         }
         bench.outlet.borrow_mut().flush();
     }

@@ -96,6 +96,11 @@ pub(crate) struct Tunnel {
 }
 
 impl Tunnel {
+    /// What the rest of the server sees of it.
+    pub(crate) fn live(&self) -> &Arc<Live> {
+        &self.live
+    }
+
     /// Joins the parts; `rest` is what came behind the CONNECT request.
     pub(crate) fn new(
         session: Session,
