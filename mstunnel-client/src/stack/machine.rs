@@ -125,6 +125,10 @@ pub(super) struct Machine {
     unasked: u32,
     /// Nothing is left to say.
     is_over: bool,
+    /// Since when the end that we have said waits for its acknowledgement, or since the last packet meanwhile.
+    closing: Option<Instant>,
+    /// When TIME-WAIT began.
+    time_wait: Option<SmolInstant>,
     /// Since nobody holds it: when it must be gone.
     orphan_until: Option<Instant>,
     /// The earliest deadline that is armed in [`super::timers::Timers`].
@@ -175,6 +179,8 @@ impl Machine {
             end: None,
             unasked: 0,
             is_over: false,
+            closing: None,
+            time_wait: None,
             orphan_until: None,
             armed: None,
             is_blocked: false,
@@ -196,13 +202,17 @@ impl Machine {
     /// Takes in a packet of this connection, which has these numbers.
     pub(super) fn handle_packet(&mut self, packet: PacketBuf, numbers: Numbers, now: Instant) {
         self.unasked = 0;
+        self.closing = self.closing.map(|_| now);
         let before = self.socket().state();
         self.link.put(packet);
-        let now = self.clock(now);
+        let time = self.clock(now);
         self.contained(|machine| {
-            machine.interface.poll_ingress_single(now, &mut machine.link, &mut machine.sockets)
+            machine.interface.poll_ingress_single(time, &mut machine.link, &mut machine.sockets)
         });
         let after = self.socket().state();
+        if after == State::TimeWait {
+            self.time_wait.get_or_insert(time);
+        }
         self.established |= after == State::Established;
         if before == State::SynSent && after != State::SynSent {
             self.next = numbers.sequence.wrapping_add(1);
@@ -282,14 +292,20 @@ impl Machine {
             return Next::Gone;
         }
         let state = self.socket().state();
-        // Only with something outstanding: smoltcp would also time out a connection that is merely quiet.
-        let waits = self.socket().send_queue() > 0
-            || matches!(state, State::SynSent | State::FinWait1 | State::Closing | State::LastAck);
+        // Only with data outstanding: smoltcp would also time out a connection that is merely quiet.
+        let waits = self.socket().send_queue() > 0 || state == State::SynSent;
         self.socket_mut().set_timeout(waits.then(|| USER_TIMEOUT.into()));
-        let time = self.clock(now);
+        // An end that nobody acknowledges, which smoltcp would time from the last packet before it.
+        let is_closing = matches!(state, State::FinWait1 | State::Closing | State::LastAck);
+        self.closing = is_closing.then(|| self.closing.unwrap_or(now));
+        let gives_up_at = self.closing.map(|since| since + USER_TIMEOUT);
+        if gives_up_at.is_some_and(|at| at <= now) {
+            self.abort();
+        }
         // One acknowledgement says all that is left to say. smoltcp would go on: where the window was closed as the
         // last byte was acknowledged, it probes it with nothing, and again at once; and when TIME-WAIT ends, it
-        // forgets what was not read yet.
+        // forgets what was not read yet, so that for it it never does.
+        let time = self.time_wait.unwrap_or(self.clock(now));
         let is_listening = matches!(state, State::FinWait2 | State::TimeWait);
         self.contained(|machine| {
             while machine.interface.poll_egress(time, &mut machine.link, &mut machine.sockets)
@@ -318,7 +334,7 @@ impl Machine {
             let since = Duration::from_micros(u64::try_from(at.total_micros()).unwrap_or(0));
             (self.epoch + since).max(now + MIN_PAUSE * (1 << self.unasked.min(MAX_DOUBLINGS)))
         });
-        match [wanted, self.orphan_until].into_iter().flatten().min() {
+        match [wanted, self.orphan_until, gives_up_at].into_iter().flatten().min() {
             Some(at) => Next::At(at),
             None => Next::Idle,
         }

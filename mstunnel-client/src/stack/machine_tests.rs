@@ -180,6 +180,20 @@ async fn bytes_beyond_the_buffer_are_nobodys() {
     assert!((131_069..=131_070).contains(&read), "{read} bytes");
 }
 
+#[tokio::test]
+async fn a_connection_that_was_quiet_for_minutes_ends_in_order() {
+    let mut pair = Pair::connect();
+    pair.pump();
+    let heard = pair.heard;
+    pair.now += Duration::from_secs(200);
+    pair.machine.finish();
+    assert_eq!(pair.pump().0, 1);
+    assert_eq!(pair.heard, heard.wrapping_add(1), "a FIN and no reset");
+    pair.say(ACK | FIN, 1, pair.heard, 4_096, b"one more thing");
+    assert_eq!(pair.read(), b"one more thing");
+    assert!(pair.read().is_empty(), "the end");
+}
+
 /// smoltcp cuts the segment at the end of its window, and would take its FIN for the end.
 #[tokio::test]
 async fn an_end_that_does_not_fit_the_window_is_no_end() {

@@ -8,6 +8,7 @@ use std::time::Instant;
 use mstunnel_proto::buf::PacketBuf;
 use mstunnel_proto::drop::DropReason;
 
+use super::table::with;
 use super::tunnel::{Bench, Tunnel};
 use crate::egress::userspace::ToClient;
 
@@ -26,7 +27,7 @@ impl Inward {
     }
 
     fn with<T>(&self, act: impl FnOnce(&mut Tunnel) -> T) -> Option<T> {
-        self.tunnel.upgrade().map(|tunnel| act(&mut tunnel.borrow_mut()))
+        self.tunnel.upgrade().and_then(|tunnel| with(&tunnel, act))
     }
 }
 

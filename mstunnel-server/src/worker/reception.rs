@@ -5,6 +5,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -25,6 +26,8 @@ const USUAL_BURST: usize = 32;
 
 /// How long reading pauses when the kernel has no memory for us.
 const PAUSE: Duration = Duration::from_millis(100);
+
+static DEFECT: RateLimit = RateLimit::once_a_minute();
 
 /// How often it is looked for whether a noisy client is still there.
 const LOOK: Duration = Duration::from_secs(10);
@@ -126,7 +129,17 @@ impl Reception {
         Ok(burst)
     }
 
+    /// Takes in one datagram. Nobody may stop the reading of all by a defect that one of them finds (R82).
     fn take(&mut self, origin: Origin, datagram: &mut [u8], now: Instant) {
+        if catch_unwind(AssertUnwindSafe(|| self.sort(origin, datagram, now))).is_err() {
+            self.context.shared.strays.count(DropReason::Malformed);
+            if let Some(missed) = DEFECT.permit() {
+                tracing::error!(remote = %origin.remote, missed, "a defect: a datagram of a stranger was dropped");
+            }
+        }
+    }
+
+    fn sort(&mut self, origin: Origin, datagram: &mut [u8], now: Instant) {
         let path = Path { remote: canonical(origin.remote), local: origin.local, socket: self.socket };
         if is_client_hello(datagram) {
             self.greet(path, datagram, now);

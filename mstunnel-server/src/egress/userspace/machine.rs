@@ -71,6 +71,10 @@ pub(super) struct Machine {
     unasked: u32,
     /// Nothing is left to say, until a packet comes.
     is_over: bool,
+    /// Since when the end that we have said waits for its acknowledgement, or since the last packet meanwhile.
+    closing: Option<Instant>,
+    /// When TIME-WAIT began.
+    time_wait: Option<SmolInstant>,
 }
 
 impl std::fmt::Debug for Machine {
@@ -118,6 +122,8 @@ impl Machine {
             end: None,
             unasked: 0,
             is_over: false,
+            closing: None,
+            time_wait: None,
         };
         if let Some(segment) = Packet::parse(syn).ok().and_then(|packet| packet.tcp()) {
             // Bytes beside a SYN are not taken in.
@@ -141,6 +147,7 @@ impl Machine {
     fn take_in(&mut self, packet: &[u8], segment: &Tcp<'_>, now: Instant) {
         self.unasked = 0;
         self.is_over = false;
+        self.closing = self.closing.map(|_| now);
         let before = self.socket().state();
         let time = self.clock(now);
         self.contained(|machine| {
@@ -154,6 +161,9 @@ impl Machine {
             machine.interface.poll_ingress_single(time, port, &mut machine.sockets)
         });
         let after = self.socket().state();
+        if after == State::TimeWait {
+            self.time_wait.get_or_insert(time);
+        }
         let has_finished =
             matches!(after, State::CloseWait | State::Closing | State::LastAck | State::TimeWait);
         if has_finished && self.end.is_none() {
@@ -252,14 +262,20 @@ impl Machine {
             self.replies.pop_front();
         }
         let state = self.socket().state();
-        // Only with something outstanding: smoltcp would also time out a connection that is merely quiet.
-        let waits = self.socket().send_queue() > 0
-            || matches!(state, State::SynReceived | State::FinWait1 | State::Closing | State::LastAck);
+        // Only with data outstanding: smoltcp would also time out a connection that is merely quiet.
+        let waits = self.socket().send_queue() > 0 || state == State::SynReceived;
         self.socket_mut().set_timeout(waits.then(|| USER_TIMEOUT.into()));
-        let time = self.clock(now);
+        // An end that nobody acknowledges, which smoltcp would time from the last packet before it.
+        let is_closing = matches!(state, State::FinWait1 | State::Closing | State::LastAck);
+        self.closing = is_closing.then(|| self.closing.unwrap_or(now));
+        let gives_up_at = self.closing.map(|since| since + USER_TIMEOUT);
+        if gives_up_at.is_some_and(|at| at <= now) {
+            self.abort();
+        }
         // One acknowledgement says all that is left to say. smoltcp would go on: where the window was closed as the
         // last byte was acknowledged, it probes it with nothing, and again at once; and when TIME-WAIT ends, it
-        // forgets what the host has not taken yet.
+        // forgets what the host has not taken yet, so that for it it never does.
+        let time = self.time_wait.unwrap_or(self.clock(now));
         let is_listening = matches!(state, State::FinWait2 | State::TimeWait);
         let most = if is_listening { 1 } else { PACKETS_PER_PUMP };
         let polled = self.contained(|machine| {
@@ -289,14 +305,12 @@ impl Machine {
         if is_more {
             return Next::More;
         }
-        match self.interface.poll_at(time, &self.sockets) {
-            Some(at) => {
-                let since = Duration::from_micros(u64::try_from(at.total_micros()).unwrap_or(0));
-                let pause = MIN_PAUSE * (1 << self.unasked.min(MAX_DOUBLINGS));
-                Next::At((self.epoch + since).max(now + pause))
-            }
-            None => Next::Idle,
-        }
+        let wanted = self.interface.poll_at(time, &self.sockets).map(|at| {
+            let since = Duration::from_micros(u64::try_from(at.total_micros()).unwrap_or(0));
+            let pause = MIN_PAUSE * (1 << self.unasked.min(MAX_DOUBLINGS));
+            (self.epoch + since).max(now + pause)
+        });
+        wanted.into_iter().chain(gives_up_at).min().map_or(Next::Idle, Next::At)
     }
 
     fn clock(&self, now: Instant) -> SmolInstant {

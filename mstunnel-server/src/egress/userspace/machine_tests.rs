@@ -353,7 +353,10 @@ fn what_panics_ends_the_flow_alone() {
 
 /// The client's data comes with its end, to a flow whose host has ended.
 fn with_a_last_word() -> Pair {
-    let mut pair = ipv4();
+    last_word_of(ipv4())
+}
+
+fn last_word_of(mut pair: Pair) -> Pair {
     pair.machine.finish();
     pair.settle();
     pair.client.socket().send_slice(b"goodbye").unwrap();
@@ -508,6 +511,53 @@ fn a_client_that_takes_the_end_and_closes_its_window_is_not_flooded() {
     assert_eq!(pair.receive(), b"still here");
     assert!(pair.machine.is_drained());
     assert_eq!(pair.next, Next::Gone);
+}
+
+#[test]
+fn a_flow_that_was_quiet_for_minutes_ends_in_order() {
+    let mut pair = ipv4();
+    pair.advance(Duration::from_secs(200));
+    pair.machine.finish();
+    pair.settle();
+    assert_eq!(pair.client.socket().state(), State::CloseWait);
+    pair.client.socket().send_slice(b"one more thing").unwrap();
+    pair.client.socket().close();
+    pair.settle();
+    assert_eq!(pair.receive(), b"one more thing");
+    assert!(pair.machine.is_drained());
+    assert_eq!(pair.next, Next::Gone);
+}
+
+/// Covers: R59
+#[test]
+fn an_end_that_nobody_acknowledges_is_given_up() {
+    let mut pair = ipv4();
+    pair.machine.finish();
+    let start = pair.now;
+    while pair.next != Next::Gone {
+        pair.next = pair.machine.pump(&mut pair.exit, pair.now);
+        // Its packets go nowhere.
+        pair.exit.packets.clear();
+        pair.now += Duration::from_secs(1);
+        assert!(pair.now - start < USER_TIMEOUT + Duration::from_secs(5));
+    }
+    assert!(pair.now - start > USER_TIMEOUT);
+}
+
+#[test]
+fn what_the_host_has_not_taken_outlives_a_late_segment() {
+    let mut pair = ipv4();
+    let template = pair.forge(b"x", 0);
+    let start = sequence_of(&template);
+    // The client sends this byte again.
+    let mut pair = last_word_of(pair);
+    pair.advance(Duration::from_secs(2));
+    let late = segment(&template, 0x10, start + 9, b"");
+    assert_eq!(pair.machine.pump(&mut pair.exit, pair.now), Next::Gone);
+    pair.now += Duration::from_secs(60);
+    pair.handle_packet(&late);
+    assert_eq!(pair.machine.pump(&mut pair.exit, pair.now), Next::Gone);
+    assert_eq!(pair.receive(), b"xgoodbye");
 }
 
 /// Covers: R60

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use smoltcp::phy::{Device, DeviceCapabilities, Medium, RxToken, TxToken};
 use smoltcp::time::Instant as SmolInstant;
 
-/// Answers to single packets that wait for the next pump; those beyond are repeated by TCP itself.
+/// Answers to single packets that wait for the next pump; each beyond takes the place of the last.
 const MAX_REPLIES: usize = 8;
 
 /// Where packets to the client go.
@@ -115,9 +115,11 @@ impl<E: Exit> TxToken for Outgoing<'_, E> {
             Out::Replies(replies) => {
                 let mut packet = vec![0; len];
                 let result = write(&mut packet);
-                if replies.len() < MAX_REPLIES {
-                    replies.push_back(packet);
+                // A later acknowledgement says what the one before it said.
+                if replies.len() == MAX_REPLIES {
+                    replies.pop_back();
                 }
+                replies.push_back(packet);
                 result
             }
             Out::Nothing => write(&mut vec![0; len]),
