@@ -427,8 +427,8 @@ impl Machine {
     }
 }
 
-/// The largest receive buffer of up to `len` bytes that the window of a SYN tells in full once it is shifted: smoltcp
-/// shifts it, which RFC 7323 section 2.2 forbids, and panics when more comes than its buffer holds.
+/// The largest receive buffer of up to `len` bytes that is the window of a SYN, shifted: smoltcp reckons with that
+/// one, though the window is not shifted (RFC 7323 section 2.2), and panics when more comes than its buffer holds.
 fn offered_whole(len: usize) -> usize {
     const MOST: usize = 65_535;
     match (len / MOST).checked_ilog2() {
