@@ -21,7 +21,7 @@ use std::time::Duration;
 use mstunnel_proto::buf::PacketBuf;
 use mstunnel_proto::packet::Tcp;
 use smoltcp::iface::{Config, Interface, PollResult, SocketHandle, SocketSet};
-use smoltcp::socket::tcp::{self, RecvError, State};
+use smoltcp::socket::tcp::{self, State};
 use smoltcp::time::Instant as SmolInstant;
 use smoltcp::wire::{HardwareAddress, IpCidr};
 use tokio::time::Instant;
@@ -123,8 +123,6 @@ pub(super) struct Machine {
     end: Option<u32>,
     /// Packets that were sent in FIN-WAIT-2 since one came.
     unasked: u32,
-    /// Nothing is left to say.
-    is_over: bool,
     /// Since when the end that we have said waits for its acknowledgement, or since the last packet meanwhile.
     closing: Option<Instant>,
     /// When TIME-WAIT began.
@@ -178,7 +176,6 @@ impl Machine {
             next: 0,
             end: None,
             unasked: 0,
-            is_over: false,
             closing: None,
             time_wait: None,
             orphan_until: None,
@@ -288,9 +285,6 @@ impl Machine {
         if self.orphan_until.is_some_and(|until| until <= now) {
             self.socket_mut().abort();
         }
-        if self.is_over {
-            return Next::Gone;
-        }
         let state = self.socket().state();
         // Only with data outstanding: smoltcp would also time out a connection that is merely quiet.
         let waits = self.socket().send_queue() > 0 || state == State::SynSent;
@@ -303,10 +297,10 @@ impl Machine {
             self.abort();
         }
         // One acknowledgement says all that is left to say. smoltcp would go on: where the window was closed as the
-        // last byte was acknowledged, it probes it with nothing, and again at once; and when TIME-WAIT ends, it
-        // forgets what was not read yet, so that for it it never does.
+        // last byte was acknowledged, it probes it with nothing, and again at once.
+        let is_listening = state == State::FinWait2;
+        // When TIME-WAIT ends, smoltcp forgets what was not read yet: for it, it never does.
         let time = self.time_wait.unwrap_or(self.clock(now));
-        let is_listening = matches!(state, State::FinWait2 | State::TimeWait);
         self.contained(|machine| {
             while machine.interface.poll_egress(time, &mut machine.link, &mut machine.sockets)
                 == PollResult::SocketStateChanged
@@ -324,7 +318,6 @@ impl Machine {
         if state == State::Closed && socket.remote_endpoint().is_none()
             || state == State::TimeWait && !blocked
         {
-            self.is_over = true;
             return Next::Gone;
         }
         if blocked {
@@ -371,8 +364,7 @@ impl Machine {
                 Poll::Ready(Ok(len))
             }
             Err(_) if self.end.is_some() => Poll::Ready(Ok(0)),
-            Err(RecvError::Finished) => Poll::Ready(Err(self.error())),
-            Err(RecvError::InvalidState) => Poll::Ready(Err(self.error())),
+            Err(_) => Poll::Ready(Err(self.error())),
         }
     }
 

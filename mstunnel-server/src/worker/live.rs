@@ -16,6 +16,8 @@ use mstunnel_proto::session::{Channel, SessionCounters, SessionId};
 use rustc_hash::FxHashMap;
 use std::sync::Arc;
 
+use crate::logs::RateLimit;
+
 /// One live connection as others see it.
 pub(crate) struct Live {
     /// Which session.
@@ -221,13 +223,18 @@ impl LiveTable {
     }
 }
 
+static DEFECT: RateLimit = RateLimit::once_a_minute();
+
 /// Has the code of one session do something; where that panics, its connection is asked to close, and nothing else
 /// ends (R82).
 pub(crate) fn contained<R>(step: impl FnOnce() -> R, live: impl FnOnce() -> Arc<Live>) -> Option<R> {
     let result = catch_unwind(AssertUnwindSafe(step));
     if result.is_err() {
         let live = live();
-        tracing::error!(session = %live.id, "a defect ends a session");
+        // Packets that come before the connection sees it may find the defect again.
+        if let Some(missed) = DEFECT.permit() {
+            tracing::error!(session = %live.id, missed, "a defect ends a session");
+        }
         live.close(CloseReason::InternalError);
     }
     result.ok()

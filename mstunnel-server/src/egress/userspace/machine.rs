@@ -26,6 +26,7 @@ use smoltcp::wire::{HardwareAddress, IpCidr};
 
 use super::buffers::Sizes;
 use super::port::{Exit, Nowhere, Out, Port};
+use crate::logs::RateLimit;
 
 /// How long the client may leave data without any answer: RFC 9293 section 3.8.3 asks for 100 s or more.
 const USER_TIMEOUT: Duration = Duration::from_secs(120);
@@ -38,6 +39,8 @@ const MAX_DOUBLINGS: u32 = 16;
 
 /// Packets of one pump before others get their turn.
 const PACKETS_PER_PUMP: usize = 64;
+
+static DEFECT: RateLimit = RateLimit::once_a_minute();
 
 /// What a machine wants after it was pumped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,8 +72,6 @@ pub(super) struct Machine {
     end: Option<u32>,
     /// Packets that were sent in FIN-WAIT-2 since one came.
     unasked: u32,
-    /// Nothing is left to say, until a packet comes.
-    is_over: bool,
     /// Since when the end that we have said waits for its acknowledgement, or since the last packet meanwhile.
     closing: Option<Instant>,
     /// When TIME-WAIT began.
@@ -121,7 +122,6 @@ impl Machine {
             next: 0,
             end: None,
             unasked: 0,
-            is_over: false,
             closing: None,
             time_wait: None,
         };
@@ -146,7 +146,6 @@ impl Machine {
 
     fn take_in(&mut self, packet: &[u8], segment: &Tcp<'_>, now: Instant) {
         self.unasked = 0;
-        self.is_over = false;
         self.closing = self.closing.map(|_| now);
         let before = self.socket().state();
         let time = self.clock(now);
@@ -184,7 +183,9 @@ impl Machine {
     fn contained<R>(&mut self, step: impl FnOnce(&mut Self) -> R) -> Option<R> {
         let result = catch_unwind(AssertUnwindSafe(|| step(self)));
         if result.is_err() {
-            tracing::error!(machine = ?self, "a defect ended a flow");
+            if let Some(missed) = DEFECT.permit() {
+                tracing::error!(machine = ?self, missed, "a defect ended a flow");
+            }
             let empty = || tcp::SocketBuffer::new(Vec::new());
             self.sockets = SocketSet::new(Vec::with_capacity(1));
             self.handle = self.sockets.add(tcp::Socket::new(empty(), empty()));
@@ -251,9 +252,6 @@ impl Machine {
 
     /// Sends what can be sent, and says when to be called again.
     pub(super) fn pump<E: Exit>(&mut self, exit: &mut E, now: Instant) -> Next {
-        if self.is_over {
-            return Next::Gone;
-        }
         while let Some(reply) = self.replies.front() {
             if !exit.has_room() {
                 return Next::Blocked;
@@ -273,10 +271,10 @@ impl Machine {
             self.abort();
         }
         // One acknowledgement says all that is left to say. smoltcp would go on: where the window was closed as the
-        // last byte was acknowledged, it probes it with nothing, and again at once; and when TIME-WAIT ends, it
-        // forgets what the host has not taken yet, so that for it it never does.
+        // last byte was acknowledged, it probes it with nothing, and again at once.
+        let is_listening = state == State::FinWait2;
+        // When TIME-WAIT ends, smoltcp forgets what the host has not taken yet: for it, it never does.
         let time = self.time_wait.unwrap_or(self.clock(now));
-        let is_listening = matches!(state, State::FinWait2 | State::TimeWait);
         let most = if is_listening { 1 } else { PACKETS_PER_PUMP };
         let polled = self.contained(|machine| {
             let mut port = Port { mtu: machine.mtu, received: None, out: Out::Exit(exit), blocked: false };
@@ -296,7 +294,6 @@ impl Machine {
         // After TIME-WAIT comes nothing that matters: a late segment is answered with a reset.
         let is_closed = state == State::Closed && socket.remote_endpoint().is_none();
         if is_closed || state == State::TimeWait && !blocked && !is_more || state == State::Listen {
-            self.is_over = true;
             return Next::Gone;
         }
         if blocked {
