@@ -225,7 +225,11 @@ fn the_command_dies_with_a_killed_client() {
     let (mut client, _directory) = world.start_client(&["sh", "-c", "echo $$; exec sleep 1000"]);
     client.wait_for(Stream::Stdout, "\n", 1, LONG);
     let command = PathBuf::from("/proc").join(client.text(Stream::Stdout).trim());
-    assert!(fs::read_to_string(command.join("cmdline")).expect("it runs").starts_with("sleep"));
+    // What printed its number is the shell, a moment before it becomes the command.
+    until("the command", SHORT, || {
+        let line = fs::read_to_string(command.join("cmdline")).expect("it runs");
+        line.starts_with("sleep").then_some(())
+    });
     client.signal(libc::SIGKILL);
     client.wait_end(SHORT);
     until("the command's end", SHORT, || {
