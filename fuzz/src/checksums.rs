@@ -26,7 +26,10 @@ pub(crate) fn make_right(packet: &mut [u8]) {
     let (source, destination, number) = (view.source(), view.destination(), view.protocol().number());
     let transport = view.transport_offset();
     let segment = &mut packet[transport..];
-    segment[field..field + 2].fill(0);
+    let field = field..field + 2;
+    // A first fragment may end before its checksum.
+    let Some(old) = segment.get_mut(field.clone()) else { return };
+    old.fill(0);
     let len = u32::try_from(segment.len()).expect("a packet is short");
     let start = match number {
         1 => Sum::default(),
@@ -36,5 +39,5 @@ pub(crate) fn make_right(packet: &mut [u8]) {
         0 if number == 17 => 0xFFFF,
         checksum => checksum,
     };
-    segment[field..field + 2].copy_from_slice(&checksum.to_be_bytes());
+    segment[field].copy_from_slice(&checksum.to_be_bytes());
 }
