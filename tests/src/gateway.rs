@@ -19,7 +19,7 @@ use crate::ocserv;
 use crate::process::{self, Output, Process, Stream};
 use crate::raw::{RawClient, Tls};
 use crate::requirement;
-use crate::wait::{LONG, SHORT};
+use crate::wait::{LONG, SHORT, until};
 
 /// Which server runs in the middle namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -334,7 +334,7 @@ impl Files {
 
     /// Lets nobody read everything, and run a copy of `server`, which may lie where nobody else looks.
     fn give_to_nobody(&self, server: &Path) {
-        std::fs::copy(server, self.path(OWN_SERVER)).expect("there is room for a copy of the server");
+        process::copy_program(server, &self.path(OWN_SERVER));
         let mut command = Command::new("chown");
         command.args(["-R", NOBODY]).arg(self.directory.path());
         process::run("chown", command, b"", SHORT).expect_success("chown");
@@ -418,9 +418,23 @@ impl Gateway {
         self.process.id()
     }
 
+    /// How many descriptors it has open.
+    pub fn descriptors(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.id())).expect("the server runs").count()
+    }
+
+    /// The same, when they have not changed for a while: its threads open theirs after it has said that it listens.
+    pub fn descriptors_at_rest(&self) -> usize {
+        until("descriptors at rest", SHORT, || {
+            let first = self.descriptors();
+            std::thread::sleep(Duration::from_millis(500));
+            (self.descriptors() == first).then_some(first)
+        })
+    }
+
     /// Leaves it `count` descriptors beside those that it has open now.
     pub fn leave_descriptors(&self, count: usize) {
-        let open = std::fs::read_dir(format!("/proc/{}/fd", self.id())).expect("the server runs").count();
+        let open = self.descriptors_at_rest();
         let arguments = [format!("--pid={}", self.id()), format!("--nofile={}", open + count)];
         let mut command = Command::new("prlimit");
         command.args(arguments);

@@ -9,7 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::sys;
-use crate::wait::until;
+use crate::wait::{SHORT, until};
 
 /// How much of a program's output a failing test prints.
 const TAIL_LINES: usize = 60;
@@ -168,6 +168,16 @@ pub(crate) fn run(name: &str, command: Command, input: &[u8], limit: Duration) -
     let mut process = Process::start(name, command, directory.path(), input);
     let status = process.wait_end(limit);
     Output { code: status.code(), stdout: process.text(Stream::Stdout), stderr: process.text(Stream::Stderr) }
+}
+
+/// Copies a program that is to be run at once.
+///
+/// Another process does it: what this one holds open for writing its children hold too, until each has become what
+/// it runs, and such a file cannot be run ("text file busy").
+pub fn copy_program(from: &Path, to: &Path) {
+    let mut command = Command::new("cp");
+    command.arg(from).arg(to);
+    run("cp", command, b"", SHORT).expect_success("cp");
 }
 
 #[cfg(test)]

@@ -26,6 +26,19 @@ pub fn until<T>(what: &str, limit: Duration, mut ask: impl FnMut() -> Option<T>)
     }
 }
 
+/// Repeats a read that a signal interrupts: one with a time limit is not restarted (see [`read_within`]).
+///
+/// # Errors
+/// What the socket said.
+pub fn uninterrupted<T>(mut read: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match read() {
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            ended => return ended,
+        }
+    }
+}
+
 /// Reads from a socket for at most `limit`, over all signals; `None` when nothing came in time.
 ///
 /// A read with a time limit is not restarted after a signal, not even after one that no handler is for:

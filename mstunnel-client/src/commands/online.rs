@@ -1,11 +1,12 @@
 //! A tunnel with a stack over it: what `get`, `ping` and `proxy` begin with.
 
+use std::io;
 use std::time::Duration;
 
 use mstunnel_client::stack::Stack;
 use mstunnel_client::{EndReason, Tunnel};
 use tokio::runtime::Runtime;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::target::Target;
 
@@ -40,19 +41,34 @@ impl Online {
 }
 
 /// The runtime of a command: the tunnel's encryption and the stack on a core each.
-pub(super) fn runtime() -> std::io::Result<Runtime> {
+pub(super) fn runtime() -> io::Result<Runtime> {
     tokio::runtime::Builder::new_multi_thread().enable_all().build()
 }
 
-/// Waits for SIGINT or SIGTERM.
+/// Waits for SIGINT or SIGTERM, which are watched for from its first poll on.
 pub(super) async fn interrupted() {
-    let (Ok(mut interrupt), Ok(mut terminate)) =
-        (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
-    else {
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
+    match Interrupts::new() {
+        Ok(mut interrupts) => interrupts.next().await,
+        Err(_) => std::future::pending().await,
+    }
+}
+
+/// SIGINT and SIGTERM, from now on.
+#[derive(Debug)]
+pub(super) struct Interrupts([Signal; 2]);
+
+impl Interrupts {
+    /// Takes them over from the system, whose way is to kill.
+    pub(super) fn new() -> io::Result<Self> {
+        Ok(Self([signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?]))
+    }
+
+    /// Waits for the next one.
+    pub(super) async fn next(&mut self) {
+        let Self([interrupt, terminate]) = self;
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
     }
 }

@@ -4,10 +4,11 @@ use std::io::{self, Write};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::process::ExitCode;
 
+use anyhow::Context as _;
 use mstunnel_client::dial::{Bypass, Dialer};
 use mstunnel_client::proxy::{Exposure, Forward, Proxy, Service};
 
-use super::online::{Online, interrupted, runtime};
+use super::online::{Interrupts, Online, runtime};
 use super::target::Target;
 
 /// The port of SOCKS5 when no port is asked for (RFC 1928 section 3).
@@ -64,6 +65,8 @@ impl Args {
             BypassArgument::Direct => Bypass::Direct,
         };
         let exposure = if self.allow_network { Exposure::Network } else { Exposure::Loopback };
+        // Before anybody is told that it listens: who reads that may send one.
+        let mut interrupts = Interrupts::new().context("cannot watch for signals")?;
         let mut proxy = Proxy::new(Dialer::new(online.stack.clone(), bypass), exposure);
         for (address, service) in self.ports() {
             let what = match &service {
@@ -75,7 +78,7 @@ impl Args {
             writeln!(io::stderr(), "{what}: listening on {address}")?;
         }
         tokio::select! {
-            () = interrupted() => Ok(ExitCode::SUCCESS),
+            () = interrupts.next() => Ok(ExitCode::SUCCESS),
             reason = online.ended() => Err(anyhow::anyhow!("the tunnel ended: {reason}")),
         }
     }

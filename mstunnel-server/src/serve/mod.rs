@@ -10,6 +10,7 @@ mod control;
 pub(crate) mod effective;
 mod housekeeping;
 mod limits;
+mod signals;
 mod store;
 
 use std::io;
@@ -27,6 +28,7 @@ use mstunnel_proto::session::Registry;
 use tokio::sync::{Notify, mpsc};
 
 use self::effective::Effective;
+use self::signals::{Request, Signals};
 use self::store::{Clocks, FileStore, Snapshot};
 use crate::admin::{AdminSocket, ServerControl, ServerState};
 use crate::config::{EgressMode, Settings, StateStore};
@@ -418,38 +420,39 @@ fn report_end(index: usize, worker: Worker, report: &mpsc::UnboundedSender<Strin
 /// The server could not start, or a worker failed.
 pub fn run(settings: Settings) -> Result<()> {
     let drain_first = settings.configuration.advanced.server_drain;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    // Before anybody is told that it serves: who hears that may send one.
+    let mut signals = {
+        let _inside = runtime.enter();
+        Signals::new().context("cannot watch for signals")?
+    };
     let mut server = Server::start(settings)?;
     for address in server.listening() {
         tracing::info!(%address, "listening");
         announce(&format!("listening on {address}"));
     }
     notify(&[sd_notify::NotifyState::Ready]);
-    let signals = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let outcome = signals.block_on(until_ended(&mut server, drain_first));
+    let outcome = runtime.block_on(until_ended(&mut server, drain_first, &mut signals));
     notify(&[sd_notify::NotifyState::Stopping]);
     let stopped = server.stop();
     outcome.and(stopped)
 }
 
-async fn until_ended(server: &mut Server, drain: Duration) -> Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut hangup = signal(SignalKind::hangup())?;
+async fn until_ended(server: &mut Server, drain: Duration, signals: &mut Signals) -> Result<()> {
     loop {
         tokio::select! {
             ended = server.ended() => return ended,
-            _ = terminate.recv() => break,
-            _ = interrupt.recv() => break,
-            _ = hangup.recv() => reload(server).await,
+            request = signals.next() => match request {
+                Request::End => break,
+                Request::Reload => reload(server).await,
+            },
         }
     }
     server.drain();
     tracing::info!(?drain, "going down");
     tokio::select! {
         () = tokio::time::sleep(drain) => {}
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+        () = signals.end() => {}
     }
     Ok(())
 }
