@@ -1,5 +1,6 @@
 //! `ping`: echo requests through the tunnel.
 
+use std::collections::VecDeque;
 use std::io::{self, Write};
 use std::net::IpAddr;
 use std::process::ExitCode;
@@ -13,6 +14,9 @@ use tokio::time::{Instant, sleep_until};
 
 use super::online::{Online, interrupted, runtime};
 use super::target::Target;
+
+/// How many unanswered requests are remembered; at the shortest interval these are ten seconds.
+const MAX_UNANSWERED: usize = 1_024;
 
 /// Send echo requests through the tunnel
 #[derive(Debug, clap::Args)]
@@ -31,7 +35,7 @@ pub(crate) struct Args {
     /// Send BYTES of data with each request
     #[arg(short, long, value_name = "BYTES", default_value_t = 56)]
     size: usize,
-    /// Wait SECONDS for the last answer
+    /// Wait SECONDS for answers after the last request
     #[arg(short = 'W', long, value_name = "SECONDS", default_value = "2", value_parser = seconds)]
     timeout: Duration,
     /// Print one JSON object at the end instead of lines
@@ -81,29 +85,26 @@ impl Args {
         let mut sequence: u16 = 0;
         loop {
             sequence = sequence.wrapping_add(1);
-            rounds.sent += 1;
             let sent = Instant::now();
+            rounds.asked(sequence, sent);
             ping.send(sequence, self.size).await?;
             let is_last = self.count.is_some_and(|count| rounds.sent >= count.into());
             let until = sent + if is_last { self.timeout } else { self.interval };
-            let mut is_answered = false;
             loop {
                 tokio::select! {
                     reply = ping.recv() => match reply {
-                        Ok(reply) if reply.sequence == sequence && !is_answered => {
-                            is_answered = true;
-                            let time = sent.elapsed();
-                            rounds.times.push(time);
-                            let (len, hops, ms) = (reply.len + 8, reply.hops, millis(time));
-                            self.say(format_args!(
-                                "{len} bytes from {address}: icmp_seq={sequence} ttl={hops} time={ms:.3} ms"
-                            ))?;
-                            if is_last {
+                        Ok(reply) => {
+                            if let Some(time) = rounds.answered(reply.sequence, Instant::now()) {
+                                let (len, number, hops, ms) =
+                                    (reply.len + 8, reply.sequence, reply.hops, millis(time));
+                                self.say(format_args!(
+                                    "{len} bytes from {address}: icmp_seq={number} ttl={hops} time={ms:.3} ms"
+                                ))?;
+                            }
+                            if is_last && rounds.unanswered.is_empty() {
                                 return Ok(());
                             }
                         }
-                        // Late or twice.
-                        Ok(_) => {}
                         Err(error) if error.kind() == io::ErrorKind::HostUnreachable => {
                             self.say(format_args!("icmp_seq={sequence} destination unreachable"))?;
                         }
@@ -150,9 +151,29 @@ impl Args {
 struct Rounds {
     sent: usize,
     times: Vec<Duration>,
+    /// By sequence number, the oldest first.
+    unanswered: VecDeque<(u16, Instant)>,
 }
 
 impl Rounds {
+    /// Notes a request; what has waited behind too many others counts as lost.
+    fn asked(&mut self, sequence: u16, now: Instant) {
+        self.sent += 1;
+        if self.unanswered.len() == MAX_UNANSWERED {
+            self.unanswered.pop_front();
+        }
+        self.unanswered.push_back((sequence, now));
+    }
+
+    /// Notes an answer, however late; how long it took, unless it came twice.
+    fn answered(&mut self, sequence: u16, now: Instant) -> Option<Duration> {
+        let at = self.unanswered.iter().position(|(asked, _)| *asked == sequence)?;
+        let (_, sent) = self.unanswered.remove(at)?;
+        let time = now - sent;
+        self.times.push(time);
+        Some(time)
+    }
+
     /// Minimum, average, maximum and mean deviation in milliseconds.
     fn statistics(&self) -> Option<[f64; 4]> {
         let times: Vec<f64> = self.times.iter().map(|time| millis(*time)).collect();
@@ -176,10 +197,35 @@ mod tests {
 
     #[test]
     fn statistics_are_those_of_ping() {
-        let rounds = Rounds { sent: 3, times: [1, 2, 3].map(Duration::from_millis).to_vec() };
+        let times = [1, 2, 3].map(Duration::from_millis).to_vec();
+        let rounds = Rounds { sent: 3, times, ..Rounds::default() };
         let [min, avg, max, mdev] = rounds.statistics().unwrap();
         assert!(min < avg && avg < max && (mdev - 0.816).abs() < 0.001, "{mdev}");
         assert_eq!(Rounds::default().statistics(), None);
+    }
+
+    #[test]
+    fn an_answer_counts_however_late_and_only_once() {
+        let (mut rounds, start) = (Rounds::default(), Instant::now());
+        let after = |ms| start + Duration::from_millis(ms);
+        rounds.asked(1, start);
+        rounds.asked(2, after(10));
+        assert_eq!(rounds.answered(1, after(15)), Some(Duration::from_millis(15)), "after the next request");
+        assert_eq!(rounds.answered(1, after(16)), None, "twice");
+        assert_eq!(rounds.answered(3, after(16)), None, "nobody asked");
+        assert_eq!(rounds.answered(2, after(17)), Some(Duration::from_millis(7)));
+        assert_eq!((rounds.sent, rounds.times.len(), rounds.unanswered.len()), (2, 2, 0));
+    }
+
+    #[test]
+    fn a_host_that_never_answers_costs_no_memory() {
+        let (mut rounds, now) = (Rounds::default(), Instant::now());
+        for sequence in 0..=u16::MAX {
+            rounds.asked(sequence, now);
+        }
+        assert_eq!(rounds.unanswered.len(), MAX_UNANSWERED);
+        assert_eq!(rounds.answered(0, now), None);
+        assert_eq!(rounds.answered(u16::MAX, now), Some(Duration::ZERO));
     }
 
     #[test]
