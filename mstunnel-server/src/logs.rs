@@ -83,7 +83,8 @@ impl LogGuard {
 
 impl Drop for LogGuard {
     fn drop(&mut self) {
-        self.sink.flush();
+        // What a blocked sink has not taken by now is lost.
+        let _ = self.sink.flush();
     }
 }
 

@@ -193,6 +193,10 @@ async fn other_hosts_are_let_in_only_when_that_is_asked_for() {
 
 #[tokio::test]
 async fn no_more_clients_than_the_limit_are_served_and_the_next_waits() {
+    // Both ends of each client are in this process: more descriptors than many a shell allows.
+    let mut limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    limit.current = limit.maximum;
+    rustix::process::setrlimit(rustix::process::Resource::Nofile, limit).unwrap();
     let (_world, _proxy, address) = start(Service::Socks5).await;
     let mut open = Vec::new();
     for _ in 0..MAX_CLIENTS {

@@ -481,8 +481,10 @@ mod tests {
         }
         world.fake.emit(event(1));
         world.fake.emit(event(2));
-        // The watcher's task is given its turn before the runtime ends it.
-        std::thread::sleep(std::time::Duration::from_millis(100));
+        // The watcher's task writes in the turn in which it takes, and the runtime ends no turn midway.
+        while world.fake.unread() > 0 {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
         world.runtime.shutdown_timeout(std::time::Duration::from_secs(5));
         let (exit, out, _) = following.join().unwrap();
         assert_eq!(exit, Exit::Failed);

@@ -44,6 +44,11 @@ impl FakeServer {
         self.events.receiver_count()
     }
 
+    /// Events that a watcher has not taken yet.
+    pub(crate) fn unread(&self) -> usize {
+        self.events.len()
+    }
+
     fn note(&self, call: impl Into<String>) {
         self.calls.lock().unwrap().push(call.into());
     }

@@ -270,7 +270,7 @@ mod tests {
         let sink = Sink::start(kept.clone(), format).unwrap();
         let subscriber = tracing_subscriber::registry().with(LineLayer::new(format, sink.clone()));
         tracing::subscriber::with_default(subscriber, work);
-        sink.flush();
+        while !sink.flush() {}
         let bytes = kept.0.lock().unwrap().clone();
         String::from_utf8(bytes).unwrap().lines().map(str::to_owned).collect()
     }

@@ -61,13 +61,11 @@ impl Sink {
         }
     }
 
-    /// Waits until everything so far is written, but not for long.
-    pub(super) fn flush(&self) {
+    /// Waits until everything so far is written, but not for long; says whether it is.
+    pub(super) fn flush(&self) -> bool {
         let (done, wait) = sync_channel(1);
         // A full queue is a blocked sink: there is nothing to wait for.
-        if self.queue.try_send(Message::Flush(done)).is_ok() {
-            let _ = wait.recv_timeout(FLUSH_TIMEOUT);
-        }
+        self.queue.try_send(Message::Flush(done)).is_ok() && wait.recv_timeout(FLUSH_TIMEOUT).is_ok()
     }
 }
 
@@ -158,7 +156,7 @@ mod tests {
         // Flushing is refused while the queue is full; the writer empties it in no time.
         while !gate.text().ends_with("end\n") {
             sink.write("end\n".to_owned());
-            sink.flush();
+            let _ = sink.flush();
         }
         let text = gate.text();
         let written = text.lines().filter(|line| line.parse::<usize>().is_ok()).count();
@@ -192,7 +190,7 @@ mod tests {
         for line in ["a\n", "b\n", "c\n"] {
             sink.write(line.to_owned());
         }
-        sink.flush();
+        while !sink.flush() {}
         let text = disk.0.lock().unwrap().1.clone();
         assert!(text.starts_with("c\n{"), "{text}");
         assert!(text.contains("\"lost\":2"), "{text}");

@@ -55,6 +55,8 @@ const KEY_WAIT: Duration = Duration::from_secs(2);
 #[derive(Clone)]
 pub struct Oidc {
     keyring: Arc<Keyring>,
+    /// How long a login waits for newer keys.
+    patience: Duration,
     _fetching: Arc<AbortOnDrop>,
 }
 
@@ -123,13 +125,13 @@ impl Oidc {
         let keyring = Arc::new(Keyring::new(config, fetcher, cache, SystemTime::now()));
         let fetching = Arc::clone(&keyring);
         let task = runtime.spawn(async move { fetching.run().await });
-        Self { keyring, _fetching: Arc::new(AbortOnDrop(task.abort_handle())) }
+        Self { keyring, patience: KEY_WAIT, _fetching: Arc::new(AbortOnDrop(task.abort_handle())) }
     }
 
     /// Decides about a token. Waits up to 2 s if its key has to be fetched first.
     pub async fn verify(&self, token: &str) -> Verdict {
         let outcome = match self.judge(token) {
-            Err(error) if error.wants_keys() => match self.keyring.refresh(KEY_WAIT).await {
+            Err(error) if error.wants_keys() => match self.keyring.refresh(self.patience).await {
                 Refresh::Done => self.judge(token),
                 Refresh::NotDue => Err(error),
                 Refresh::Failed => {

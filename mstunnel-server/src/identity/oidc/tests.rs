@@ -12,14 +12,20 @@ fn now() -> u64 {
 }
 
 fn open(issuer: &TestIssuer, options: Value) -> Oidc {
-    Oidc::from_file(&issuer.config_file(options), None, &Handle::current()).unwrap()
+    patient(Oidc::from_file(&issuer.config_file(options), None, &Handle::current()).unwrap())
+}
+
+/// A busy machine is no slow issuer.
+fn patient(oidc: Oidc) -> Oidc {
+    assert_eq!(oidc.patience, KEY_WAIT);
+    Oidc { patience: Duration::from_secs(60), ..oidc }
 }
 
 /// Fetches at the shortest intervals, so that rotation shows within a test.
 fn eager(issuer: &TestIssuer) -> Oidc {
     let (mut config, fetcher) = parts(issuer, json!({}));
     config.unknown_key_refresh = Duration::ZERO;
-    Oidc::start(config, fetcher, None, &Handle::current())
+    patient(Oidc::start(config, fetcher, None, &Handle::current()))
 }
 
 fn parts(issuer: &TestIssuer, options: Value) -> (OidcConfig, Fetcher) {
@@ -104,13 +110,16 @@ async fn random_key_ids_make_the_issuer_be_asked_once_a_minute_at_most() {
     let oidc = open(&issuer, json!({}));
     rounds(&oidc, 1).await;
     let claims = claims_of(&issuer.name(), now());
+    let began = std::time::Instant::now();
     for number in 0..10_000 {
         let header = json!({"typ": "JWT", "alg": "ES256", "kid": format!("random{number}")});
         // One signature for all of them: it is never looked at.
         let token = if number == 0 { key.sign_with(&header, &claims) } else { unsigned(&header, &claims) };
         assert_eq!(oidc.verify(&token).await, Verdict::Rejected);
     }
-    assert_eq!(issuer.hits(KEYS), 2, "the regular fetch, and one for all of them");
+    // The regular fetch, and one a minute for all of them.
+    let most = 2 + began.elapsed().as_secs() / 60;
+    assert!((2..=most).contains(&issuer.hits(KEYS)), "{} fetches", issuer.hits(KEYS));
     assert_eq!(oidc.verify(&key.sign(&claims)).await, alice(&[]));
 }
 
@@ -295,6 +304,7 @@ async fn a_login_waits_two_seconds_for_a_slow_issuer_and_not_more() {
     let began = tokio::time::Instant::now();
     let oidc = Oidc {
         keyring: Arc::new(keyring),
+        patience: KEY_WAIT,
         _fetching: Arc::new(AbortOnDrop(tokio::spawn(std::future::pending::<()>()).abort_handle())),
     };
     let token = key.sign(&claims_of(&issuer.name(), now()));
