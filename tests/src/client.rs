@@ -223,9 +223,14 @@ impl RunningClient {
     }
 
     /// Waits for the end.
-    pub fn end(mut self) -> Ended {
+    pub fn end(self) -> Ended {
+        self.end_within(END)
+    }
+
+    /// Waits for the end of a client that has much to do.
+    pub fn end_within(mut self, limit: Duration) -> Ended {
         let mut is_looked_at = false;
-        let status = until("the end of mstunnel-client", END, || {
+        let status = until("the end of mstunnel-client", limit, || {
             self.peak_kib();
             is_looked_at = is_looked_at || self.has_hidden_secrets();
             self.process.has_ended()

@@ -107,7 +107,10 @@ fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> Option<(usize, SocketAddr)>
         Err(e)
             if matches!(
                 e.kind(),
-                ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::ConnectionRefused
+                ErrorKind::WouldBlock
+                    | ErrorKind::TimedOut
+                    | ErrorKind::ConnectionRefused
+                    | ErrorKind::Interrupted
             ) =>
         {
             None

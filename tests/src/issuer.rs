@@ -108,7 +108,6 @@ impl Issuer {
             "openid_configuration_url": format!("{}/.well-known/openid-configuration", self.state.url),
             "user_name_claim": "preferred_username",
             "required_claims": { "aud": Self::AUDIENCE, "iss": self.state.url },
-            "minimum_jwk_refresh_time": 0,
         })
     }
 

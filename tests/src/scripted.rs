@@ -2,8 +2,10 @@
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv6Addr, TcpListener};
+use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use rustls::{ServerConnection, StreamOwned};
@@ -23,6 +25,7 @@ const MAX_REQUEST: usize = 64 * 1024;
 #[derive(Debug)]
 pub struct Scripted {
     visits: Arc<AtomicUsize>,
+    failures: Arc<AtomicUsize>,
     _service: Service,
 }
 
@@ -35,7 +38,8 @@ pub struct Visit {
 }
 
 impl Scripted {
-    /// Listens on `port`; each connection runs `script`, and is closed behind it.
+    /// Listens on `port`; each connection runs `script`, and is closed behind it. Where a script panics, the test
+    /// fails when this is dropped.
     pub fn start(
         network: &Network,
         port: u16,
@@ -47,23 +51,32 @@ impl Scripted {
         // A connection of the server before may hold the port for a moment.
         let listener =
             until("a free port", SHORT, || network.server().with(|| TcpListener::bind((any, port))).ok());
-        let visits = Arc::new(AtomicUsize::new(0));
-        let count = Arc::clone(&visits);
+        let (visits, failures) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let (count, failed) = (Arc::clone(&visits), Arc::clone(&failures));
         let service = Service::start(listener, move |stream| {
             let Ok(connection) = ServerConnection::new(Arc::clone(&tls)) else { return };
             stream.set_nodelay(true).ok();
             let number = count.fetch_add(1, Ordering::Relaxed);
             let mut visit = Visit { stream: StreamOwned::new(connection, stream), number };
-            script(&mut visit);
+            if panic::catch_unwind(AssertUnwindSafe(|| script(&mut visit))).is_err() {
+                failed.fetch_add(1, Ordering::Relaxed);
+            }
             visit.stream.conn.send_close_notify();
             visit.stream.flush().ok();
         });
-        Self { visits, _service: service }
+        Self { visits, failures, _service: service }
     }
 
     /// How many connections there were.
     pub fn visits(&self) -> usize {
         self.visits.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Scripted {
+    fn drop(&mut self) {
+        let failures = self.failures.load(Ordering::Relaxed);
+        assert!(failures == 0 || thread::panicking(), "{failures} scripts failed, as said above");
     }
 }
 

@@ -7,7 +7,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use mstunnel_tests::{Gateway, LONG, Network, Output, Process, SHORT, Setup, Stream, program, until};
+use mstunnel_tests::{
+    Gateway, LONG, Network, Output, Process, SHORT, Setup, Stream, copy_program, program, until,
+};
 use tempfile::TempDir;
 
 /// The user and group nobody: no rights at all.
@@ -33,7 +35,7 @@ impl World {
         let files = tempfile::tempdir().expect("a directory for temporary files");
         open(files.path(), 0o755);
         // The build directory may lie where only its owner may look.
-        fs::copy(built, files.path().join("mstunnel-client")).expect("the program can be copied");
+        copy_program(&built, &files.path().join("mstunnel-client"));
         fs::copy(gateway.directory().join("authority.pem"), files.path().join("authority.pem"))
             .expect("a file");
         fs::write(files.path().join("password"), "secret of alice\n").expect("a file");

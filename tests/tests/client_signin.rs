@@ -91,7 +91,7 @@ fn what_is_missing_is_asked_for_at_the_terminal() {
         let Some(gateway) = start(&Setup::new(), &network) else { return };
         let Some(program) = program("mstunnel-client") else { return };
         let script = format!(
-            "import os, pty, sys, time\n\
+            "import os, pty, sys, termios, time\n\
              pid, fd = pty.fork()\n\
              if pid == 0:\n    os.execv(sys.argv[1], sys.argv[1:])\n\
              seen = b''\n\
@@ -99,7 +99,9 @@ fn what_is_missing_is_asked_for_at_the_terminal() {
              at = len(seen)\n    \
              while question not in seen[at:]:\n        \
              seen += os.read(fd, 4096)\n    \
-             time.sleep(0.3)\n    os.write(fd, answer)\n\
+             while question == b'assword' and termios.tcgetattr(fd)[3] & termios.ECHO:\n        \
+             time.sleep(0.02)\n    \
+             os.write(fd, answer)\n\
              try:\n    while True:\n        chunk = os.read(fd, 4096)\n        \
              if not chunk: break\n        seen += chunk\n\
              except OSError: pass\n\
@@ -217,7 +219,10 @@ fn a_browser_brings_a_code_that_only_this_client_can_use() {
     shown(client);
     assert!(issuer.refusals().is_empty(), "{:?}", issuer.refusals());
     assert_eq!(issuer.given().len(), 1);
-    let page = fs::read_to_string(&page).expect("the browser saw a page");
+    // The browser writes it when it has all of it; the client does not wait for that.
+    let page = until("the page in the browser", SHORT, || {
+        fs::read_to_string(&page).ok().filter(|page| !page.is_empty())
+    });
     assert!(page.contains("You are signed in"), "{page}");
 
     // Without a browser the person opens the URL; a callback with another's state counts for nothing.
@@ -234,7 +239,8 @@ fn a_browser_brings_a_code_that_only_this_client_can_use() {
     let curl = |url: &str| {
         let status = ["--write-out", "%{http_code}", "--output", "/dev/null"];
         let common = ["--silent", "--insecure", "--location", "--noproxy", "*", "--max-time", "20"];
-        network.client(0).run("curl", &[&common[..], &status, &[url]].concat())
+        let arguments = [&common[..], &status, &[url]].concat();
+        network.client(0).try_run("curl", &arguments, LONG).expect_success("curl")
     };
     assert_eq!(curl(&format!("{redirect}?code=stolen&state=guessed-by-somebody")), "404");
     assert_eq!(curl(&text), "200");

@@ -58,7 +58,7 @@ fn gigabyte(start: Start, arrange: impl for<'n> FnOnce(Client<'n>, &Path) -> Cli
     let sink = Sink::open(directory.path());
     let Some(client) = Client::to(&network, 0, &gateway, "get") else { return };
     let client = arrange(client.as_alice(), &sink.path);
-    let ended = client.argument(format!("http://10.20.0.2/stream/{GIGABYTE}/0")).run();
+    let ended = client.argument(format!("http://10.20.0.2/stream/{GIGABYTE}/0")).start().end_within(8 * LONG);
     assert_eq!(ended.output.code, Some(0), "{:?}", ended.output);
     assert!(ended.peak_kib > 0 && ended.peak_kib < MAX_MEMORY_KIB, "{} KiB", ended.peak_kib);
     let (total, found) = sink.digest.join().expect("a digest");

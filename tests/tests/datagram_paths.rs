@@ -40,8 +40,8 @@ fn downloads_are_whole_in_any_weather_and_stay_on_the_channel() {
     let fair = Weather::FAIR;
     let weathers = [
         (fair, 50_000_000),
-        (Weather { loss: 1, ..fair }, 50_000_000),
-        (Weather { loss: 5, ..fair }, 20_000_000),
+        (Weather { loss: 1, ..fair }, 20_000_000),
+        (Weather { loss: 5, ..fair }, 6_000_000),
         (Weather { loss: 20, ..fair }, 300_000),
         (Weather { reorder: 25, ..fair }, 20_000_000),
         (Weather { duplicate: 10, ..fair }, 50_000_000),

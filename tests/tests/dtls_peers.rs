@@ -54,6 +54,12 @@ fn start(name: &str, script: &str, directory: &TempDir) -> Process {
     Process::start(name, command, directory.path(), b"")
 }
 
+/// A shell's wait until the program `name`, started by [`start`], has written `text`.
+fn heard(name: &str, text: &str, directory: &TempDir) -> String {
+    let output = directory.path().join(format!("{name}.stdout"));
+    format!("until grep -q '{text}' {}; do sleep 0.1; done", output.display())
+}
+
 /// A port of loopback that was free a moment ago.
 fn free_port() -> u16 {
     let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
@@ -72,8 +78,10 @@ fn openssl_calls_us_and_renews_its_keys() {
         let directory = tempfile::tempdir().unwrap();
         let echo = DtlsEcho::start(Keying::psk(PSK));
         let script = format!(
-            "(echo first words; sleep 1; echo R; sleep 1; echo second words; sleep 1; echo Q) | \
+            "(echo first words; {}; echo R; sleep 1; echo second words; {}; echo Q) | \
              openssl s_client -dtls1_2 -psk_identity psk -psk {} -cipher {} -connect 127.0.0.1:{}",
+            heard("s_client", "FIRST WORDS", &directory),
+            heard("s_client", "SECOND WORDS", &directory),
             hex(&PSK),
             named.openssl,
             echo.port(),
@@ -99,8 +107,9 @@ fn gnutls_calls_us() {
         let directory = tempfile::tempdir().unwrap();
         let echo = DtlsEcho::start(Keying::psk(PSK));
         let script = format!(
-            "(sleep 1; echo first words; sleep 1) | \
+            "(sleep 1; echo first words; {}) | \
              stdbuf -oL gnutls-cli --udp --priority {} --pskusername psk --pskkey {} --port {} 127.0.0.1",
+            heard("gnutls-cli", "FIRST WORDS", &directory),
             gnutls_priority(named.gnutls),
             hex(&PSK),
             echo.port(),
@@ -302,8 +311,9 @@ fn openssl_resumes_a_session_that_never_was() {
         let session = session_file(directory.path(), suite, &master_secret);
         let echo = DtlsEcho::start(Keying::preset(master_secret, APP_ID, suite));
         let script = format!(
-            "(sleep 1; echo first words; sleep 1; echo Q) | \
+            "(sleep 1; echo first words; {}; echo Q) | \
              openssl s_client -dtls1_2 -sess_in {} -cipher {name} -connect 127.0.0.1:{}",
+            heard("s_client", "FIRST WORDS", &directory),
             session.display(),
             echo.port(),
         );

@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use mstunnel_tests::{LONG, Network, Process, Stream, program, until};
+use mstunnel_tests::{LONG, Network, Process, Stream, copy_program, program, until};
 use tempfile::TempDir;
 
 /// The programs where nobody can run them, and a directory for nobody's temporary files.
@@ -19,7 +19,7 @@ impl Place {
         let directory = tempfile::tempdir().expect("a directory for temporary files");
         fs::set_permissions(directory.path(), Permissions::from_mode(0o777)).expect("our own directory");
         for name in programs {
-            fs::copy(program(name)?, directory.path().join(name)).expect("a copy");
+            copy_program(&program(name)?, &directory.path().join(name));
         }
         Some(Self { directory })
     }

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use mstunnel_tests::{Certificate, Gateway, Network, SHORT, Setup, Stream, find_program, skip};
 
-/// What `openssl s_client` says after `input`; `options` has the version and the session.
+/// What `openssl s_client` says after `input`, until the server closes; `options` has the version and the session.
 fn s_client(network: &Network, to: &str, options: &str, input: &str) -> String {
     let script =
-        format!("(printf '{input}'; sleep 1) | openssl s_client -nocommands -connect {to} {options} 2>&1");
+        format!("printf '{input}' | openssl s_client -ign_eof -nocommands -connect {to} {options} 2>&1");
     network.client(0).try_run("sh", &["-c", &script], Duration::from_secs(20)).stdout
 }
 
@@ -39,7 +39,7 @@ fn session_of_ours(network: &Network, gateway: &Gateway, version: &str) -> Optio
     let path = gateway.directory().join(format!("own{version}.pem"));
     let session = path.to_string_lossy().into_owned();
     let to = gateway.address(network, 0).to_string();
-    let said = s_client(network, &to, &format!("{version} -sess_out {session}"), "");
+    let said = s_client(network, &to, &format!("{version} -sess_out {session}"), CONNECT);
     assert!(said.contains("New, TLS"), "{said}");
     path.exists().then_some(session)
 }
