@@ -1,6 +1,6 @@
 //! Our client's datagram channel: to our server, to stock ocserv, and through bad networks.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use mstunnel_tests::{Client, Gateway, LONG, Network, Relay, RunningClient, Setup, Stream, Weather, until};
 
