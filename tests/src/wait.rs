@@ -26,7 +26,7 @@ pub fn until<T>(what: &str, limit: Duration, mut ask: impl FnMut() -> Option<T>)
     }
 }
 
-/// Repeats a read that a signal interrupts: one with a time limit is not restarted (see [`read_within`]).
+/// Repeats a read that a signal interrupts: one with a time limit is not restarted (signal(7)).
 ///
 /// # Errors
 /// What the socket said.
