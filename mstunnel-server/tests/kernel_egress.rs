@@ -190,6 +190,56 @@ fn a_listed_service_of_the_server_is_reached() {
     });
 }
 
+/// Covers: P-066, R43: a name server that clients are told is open at the ports of DNS, on this host and on a metadata
+/// service's address as well.
+#[test]
+fn a_told_name_server_is_reached_at_the_ports_of_dns_only() {
+    world::run("a_told_name_server_is_reached_at_the_ports_of_dns_only", || {
+        world::outside_runs("ip addr add 169.254.169.254/32 dev eth0");
+        world::gateway_runs("ip route add 169.254.169.254/32 dev eth0");
+        let mut config = config();
+        config.dns =
+            ["192.0.2.1", "169.254.169.254", "2001:db8::1"].map(|text| text.parse().unwrap()).to_vec();
+        let gateway = Gateway::open(config);
+        let listen = |port: u16| UdpSocket::bind(("::", port)).unwrap();
+        let (names, service) = (listen(53), listen(5300));
+        service.set_read_timeout(Some(QUIET)).unwrap();
+        names.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        for (client, server) in [(CLIENT, "192.0.2.1"), (CLIENT6, "2001:db8::1")] {
+            gateway.send(&udp(client, 4000, server, 5300, b"query"));
+            gateway.send(&udp(client, 4000, server, 53, b"query"));
+            assert_eq!(names.recv(&mut [0; 64]).unwrap(), 5, "{server}");
+        }
+        assert!(service.recv(&mut [0; 64]).is_err(), "another service of the host was reached");
+        gateway.send(&udp(CLIENT, 4000, "169.254.169.254", 9000, b"credentials?"));
+        assert!(gateway.stays_quiet(), "the metadata service was reached");
+        // A closed port says so, where a fence would be silent.
+        gateway.send(&udp(CLIENT, 4000, "169.254.169.254", 53, b"name?"));
+        assert!(gateway.receives_for(CLIENT));
+    });
+}
+
+/// Covers: R82: two servers on one host would take each other's fences away.
+#[test]
+fn the_table_of_another_interface_is_left_alone_while_that_exists() {
+    world::run("the_table_of_another_interface_is_left_alone_while_that_exists", || {
+        let first = Gateway::open(config());
+        let mut second = config();
+        second.interface = "mst1".to_owned();
+        second.addresses = vec![("10.9.0.1".parse().unwrap(), "10.9.0.0/24".parse().unwrap())];
+        let refused = KernelEgress::open(second.clone()).map(drop);
+        assert!(matches!(refused, Err(EgressError::TableInUse { name }) if name == "mst0"));
+        assert_eq!(first.egress.check().unwrap(), []);
+        drop(first);
+        // What a killed run of another name left is no obstacle.
+        let mut killed = world::spawn_holder();
+        killed.kill().unwrap();
+        killed.wait().unwrap();
+        assert!(world::table_exists());
+        KernelEgress::open(second).unwrap().close().unwrap();
+    });
+}
+
 /// Covers: P-066, R43
 #[test]
 fn cloud_metadata_and_link_local_stay_closed_even_with_a_link_local_pool() {

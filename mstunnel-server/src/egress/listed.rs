@@ -6,6 +6,9 @@ use std::str::FromStr;
 
 use mstunnel_proto::prefix::Prefix;
 
+/// Names are resolved at these ports; a server that clients are told to ask is open at them, wherever it is.
+pub(super) const DNS_PORTS: [u16; 2] = [53, 853];
+
 /// A destination that is open although it is special: this host, link-local, cloud metadata.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Allowed {

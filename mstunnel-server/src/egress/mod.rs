@@ -7,11 +7,13 @@
 //! | [`kernel`] | `kernel` (masquerade), `routed` (no translation) | CAP_NET_ADMIN, `/dev/net/tun`, `nft` |
 //! | `userspace` | `userspace` | nothing |
 
+mod kept;
 pub mod kernel;
 mod listed;
 pub(crate) mod userspace;
 mod worker;
 
+pub(crate) use self::kept::Kept;
 pub use self::kernel::{
     AsyncTunQueue, EgressConfig, EgressError, Fault, KernelEgress, Offloads, READ_LEN, TunQueue,
     device_is_gone,
@@ -19,4 +21,4 @@ pub use self::kernel::{
 pub use self::listed::{Allowed, NotAllowed, Published};
 #[doc(hidden)]
 pub use self::userspace::fuzzing::{FuzzFlow, Pumped};
-pub(crate) use self::worker::{Egress, OpenEgress, Part};
+pub(crate) use self::worker::{Egress, OpenEgress, Part, RunningEgress};

@@ -10,14 +10,22 @@ use mstunnel_proto::drop::DropReason;
 use mstunnel_proto::packet::offload::Segments;
 use mstunnel_proto::session::{Leases, SessionId};
 
+use super::kept::Kept;
 use super::kernel::{EgressError, KernelEgress, TunQueue, Uplink};
 use super::userspace::{Attached, Plan, ToClient, Userspace};
 
-/// The egress of a server, from its start to its end.
+/// The egress of a server that starts.
 #[derive(Debug)]
 pub(crate) enum OpenEgress {
     Kernel(KernelEgress),
     Userspace(Arc<Plan>),
+}
+
+/// The egress of a server that runs.
+#[derive(Debug)]
+pub(crate) enum RunningEgress {
+    Kernel(Kept),
+    Userspace,
 }
 
 impl OpenEgress {
@@ -29,11 +37,27 @@ impl OpenEgress {
         }
     }
 
-    /// The parts for `workers` workers, to be taken once.
-    pub(crate) fn take_parts(&mut self, workers: usize) -> Vec<Part> {
+    /// The parts for `workers` workers, and what stays with the server.
+    pub(crate) fn into_parts(self, workers: usize) -> (Vec<Part>, RunningEgress) {
         match self {
-            Self::Kernel(kernel) => kernel.take_queues().into_iter().map(Part::Kernel).collect(),
-            Self::Userspace(plan) => (0..workers).map(|_| Part::Userspace(Arc::clone(plan))).collect(),
+            Self::Kernel(mut kernel) => {
+                let parts = kernel.take_queues().into_iter().map(Part::Kernel).collect();
+                (parts, RunningEgress::Kernel(Kept::new(kernel)))
+            }
+            Self::Userspace(plan) => {
+                let parts = (0..workers).map(|_| Part::Userspace(Arc::clone(&plan))).collect();
+                (parts, RunningEgress::Userspace)
+            }
+        }
+    }
+}
+
+impl RunningEgress {
+    /// What somebody has to look after.
+    pub(crate) fn kept(&self) -> Option<Kept> {
+        match self {
+            Self::Kernel(kept) => Some(kept.clone()),
+            Self::Userspace => None,
         }
     }
 
@@ -43,8 +67,8 @@ impl OpenEgress {
     /// What could not be removed.
     pub(crate) fn close(self) -> Result<(), EgressError> {
         match self {
-            Self::Kernel(kernel) => kernel.close(),
-            Self::Userspace(_) => Ok(()),
+            Self::Kernel(kept) => kept.close(),
+            Self::Userspace => Ok(()),
         }
     }
 }

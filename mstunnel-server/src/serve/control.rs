@@ -40,6 +40,7 @@ impl ServerControl for Running {
         if pool_is_full {
             problems.push("the address pool is full; choose a larger network".to_owned());
         }
+        problems.extend(self.egress.problem());
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             state: shared.stage(),

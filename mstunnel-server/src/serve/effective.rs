@@ -41,7 +41,6 @@ pub(crate) struct Effective {
     pub(crate) tls: Arc<rustls::ServerConfig>,
     pub(crate) login: Arc<LoginConfig>,
     pub(crate) registry: RegistryConfig,
-    pub(crate) permitted: Vec<Prefix>,
     /// The least time between two connections that one listener accepts (`rate-limit-ms`).
     pub(crate) accept_pace: Option<Duration>,
     /// The MTU of the TUN device: no session has a larger one.
@@ -96,7 +95,6 @@ impl Effective {
             device_mtu: device_mtu(&configuration),
             session: session(advanced.dpd, advanced.idle_timeout),
             mobile_session: session(advanced.mobile_dpd, advanced.mobile_idle_timeout),
-            permitted,
             includes,
             excludes,
             configuration,

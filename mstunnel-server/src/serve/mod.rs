@@ -12,6 +12,7 @@ mod housekeeping;
 mod limits;
 mod signals;
 mod store;
+mod upkeep;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -30,10 +31,11 @@ use tokio::sync::{Notify, mpsc};
 use self::effective::Effective;
 use self::signals::{Request, Signals};
 use self::store::{Clocks, FileStore, Snapshot};
+use self::upkeep::Condition;
 use crate::admin::{AdminSocket, ServerControl, ServerState};
 use crate::config::{EgressMode, Settings, StateStore};
 use crate::egress::userspace::{Plan, UserspaceConfig};
-use crate::egress::{EgressConfig, KernelEgress, OpenEgress, Part};
+use crate::egress::{EgressConfig, KernelEgress, OpenEgress, Part, RunningEgress};
 use crate::identity::Verifier;
 use crate::identity::oidc::Oidc;
 use crate::identity::password::PasswordFile;
@@ -63,6 +65,7 @@ pub fn fuzz_session_file(
 pub(crate) struct Running {
     pub(crate) shared: Arc<Shared>,
     settings: Mutex<Settings>,
+    egress: Condition,
     stop: Notify,
 }
 
@@ -72,7 +75,7 @@ pub struct Server {
     control: tokio::runtime::Runtime,
     workers: Vec<JoinHandle<()>>,
     failures: mpsc::UnboundedReceiver<String>,
-    egress: OpenEgress,
+    egress: RunningEgress,
     store: Option<FileStore>,
     listening: Vec<SocketAddr>,
 }
@@ -86,6 +89,17 @@ impl Server {
         limits::raise_descriptors(settings.configuration.advanced.max_clients);
         let effective = Effective::new(&settings)?;
         let workers = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let control = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(CONTROL_THREADS)
+            .thread_name("control")
+            .enable_all()
+            .build()
+            .context("cannot start the control runtime")?;
+        // First of all: whoever starts a second server by mistake takes nothing away from the first one.
+        let socket = {
+            let _inside = control.enter();
+            AdminSocket::bind(&settings.admin.socket)?
+        };
         let addresses: Vec<SocketAddr> = settings.listen_addresses().collect();
         let listeners = bind_all(&addresses, workers)?;
         let sockets =
@@ -93,16 +107,10 @@ impl Server {
         let (pool_v4, pool_v6) = pools(&settings)?;
         let own_addresses: Vec<IpAddr> =
             pool_v4.iter().chain(&pool_v6).map(mstunnel_proto::pool::Pool::server_address).collect();
-        let mut egress = open_egress(&settings, &effective, &own_addresses, workers)?;
+        let egress = open_egress(&settings, &effective, &own_addresses, workers)?;
         for warning in egress.warnings() {
             tracing::warn!("{warning}");
         }
-        let control = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(CONTROL_THREADS)
-            .thread_name("control")
-            .enable_all()
-            .build()
-            .context("cannot start the control runtime")?;
         let verifier = open_verifier(&settings, control.handle())?;
         let mut registry = Registry::new(effective.registry.clone(), pool_v4, pool_v6);
         let store = open_store(&settings, &mut registry)?;
@@ -120,26 +128,26 @@ impl Server {
         let running = Arc::new(Running {
             shared: Arc::clone(&shared),
             settings: Mutex::new(settings),
+            egress: Condition::default(),
             stop: Notify::new(),
         });
         let (report, failures) = mpsc::unbounded_channel();
-        let threads =
-            start_workers(listeners, sockets, egress.take_parts(workers), &own_addresses, &shared, &report)?;
+        let (parts, egress) = egress.into_parts(workers);
+        let threads = start_workers(listeners, sockets, parts, &own_addresses, &shared, &report)?;
         let server =
             Self { running, control, workers: threads, failures, egress, store, listening: addresses };
-        server.start_control()?;
+        server.start_control(socket, report);
         Ok(server)
     }
 
-    fn start_control(&self) -> Result<()> {
-        let _runtime = self.control.enter();
-        let socket = self.running.settings().admin.socket.clone();
-        let socket = AdminSocket::bind(&socket)?;
+    fn start_control(&self, socket: AdminSocket, report: mpsc::UnboundedSender<String>) {
         self.control.spawn(socket.serve(Arc::clone(&self.running) as Arc<dyn ServerControl>));
         self.control.spawn(housekeeping::rotate_cookie_keys(Arc::clone(&self.running.shared)));
         self.control.spawn(housekeeping::revoke(Arc::clone(&self.running.shared)));
         self.control.spawn(housekeeping::run(Arc::clone(&self.running.shared), self.store.clone()));
-        Ok(())
+        if let Some(kept) = self.egress.kept() {
+            self.control.spawn(upkeep::run(kept, self.running.egress.clone(), report));
+        }
     }
 
     /// The addresses that are listened on.
@@ -348,7 +356,8 @@ fn open_egress(
             bail!("egress mode {:?} is not available in this version", settings.egress.mode)
         }
     };
-    config.permitted = effective.permitted.clone();
+    config.permitted = settings.egress.allow.iter().map(|allowed| allowed.prefix).collect();
+    config.dns = configuration.dns.clone();
     Ok(OpenEgress::Kernel(KernelEgress::open(config).context("cannot open the kernel egress")?))
 }
 

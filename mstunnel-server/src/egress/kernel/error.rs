@@ -82,6 +82,15 @@ pub enum EgressError {
         /// The configured name.
         name: String,
     },
+    /// The table is that of another interface.
+    #[error(
+        "the nftables table of mstunnel-server belongs to interface {name}: another server runs on this host; end it, or \
+         give this one a network namespace of its own"
+    )]
+    TableInUse {
+        /// The interface, which exists.
+        name: String,
+    },
     /// The TUN device could not be made.
     #[error("could not {what} interface {name}: {source}")]
     Device {

@@ -9,11 +9,13 @@
 //!     source not in the pool                     drop  (R41, after the core's own check)
 //!     to the server's address                    go on, to `input`
 //!     to another client                          drop  (R42)
-//!     to a listed prefix                         go on
+//!     to a listed prefix, or to a told name
+//!       server at a port of DNS                  go on
 //!     to loopback, link-local, multicast,
 //!       cloud metadata                           drop  (R43)
 //!   input
-//!     from the interface: answers, ping of the server's address, listed prefixes; the rest drop (R43)
+//!     from the interface: answers, ping of the server's address, listed prefixes, told name servers at
+//!       the ports of DNS; the rest drop (R43)
 //!   forward
 //!     from the interface to the interface        drop  (R42)
 //!     masquerade mode: from the interface without a tracked state, which would leave untranslated, drop
@@ -42,6 +44,7 @@ use nftables::schema::{Chain, NfListObject, Nftables, Rule, Table};
 use nftables::stmt::{AnonymousCounter, Counter, JumpTarget, Match, NAT, NATFlag, Operator, Statement};
 use nftables::types::{NfChainPolicy, NfChainType, NfFamily, NfHook};
 
+use super::super::listed::DNS_PORTS;
 use super::{EgressConfig, EgressError, nft, ports};
 
 /// The table; nothing else of nftables is ever touched.
@@ -95,6 +98,28 @@ pub(super) fn is_applied(config: &EgressConfig) -> Result<bool, EgressError> {
     let present = comments(&value);
     let want = serde_json::to_value(ruleset(config)).unwrap_or_default();
     Ok(present == comments(&want))
+}
+
+/// Refuses while the table is that of another interface, which exists: whoever replaces it takes that one's fences away.
+pub(super) fn refuse_another(interface: &str) -> Result<(), EgressError> {
+    // Without nft, and without a table, there is nothing to take away.
+    let Ok(list) = nft::run("list the table", &["list", "table", "inet", TABLE], "") else { return Ok(()) };
+    let list: serde_json::Value = serde_json::from_str(&list).unwrap_or_default();
+    match owner(&list) {
+        Some(name) if name != interface && super::addresses::index_of(name).is_ok() => {
+            Err(EgressError::TableInUse { name: name.to_owned() })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The interface that a listed table is about: what its first fence compares with.
+fn owner(listing: &serde_json::Value) -> Option<&str> {
+    let objects = listing["nftables"].as_array()?;
+    let fence = objects.iter().find_map(|object| {
+        object.get("rule").filter(|rule| rule["chain"] == "forward" && rule["comment"] == "client to client")
+    })?;
+    fence["expr"][0]["match"]["right"].as_str()
 }
 
 /// The chain and comment of each rule of a listing or a batch.
@@ -184,6 +209,9 @@ impl Ruleset {
         for listed in by_family(&config.permitted) {
             self.rule("clients", "listed", vec![to_any(&listed), ACCEPT]);
         }
+        for servers in by_family(&config.dns_servers()) {
+            self.rule("clients", "dns", [vec![to_any(&servers)], to_dns_ports(), vec![ACCEPT]].concat());
+        }
         for special in by_family(&prefixes(&SPECIAL)) {
             self.rule("clients", "special", vec![to_any(&special), counter(), DROP]);
         }
@@ -201,6 +229,10 @@ impl Ruleset {
         }
         for listed in by_family(&config.permitted) {
             self.rule("input", "listed", vec![self.arriving(), to_any(&listed), ACCEPT]);
+        }
+        for servers in by_family(&config.dns_servers()) {
+            let server = vec![self.arriving(), to_any(&servers)];
+            self.rule("input", "dns", [server, to_dns_ports(), vec![ACCEPT]].concat());
         }
         self.rule("input", "service", vec![self.arriving(), counter(), DROP]);
     }
@@ -360,6 +392,12 @@ fn to_any(prefixes: &[Prefix]) -> Statement<'static> {
     let [first, ..] = nets[..] else { return DROP };
     let items = nets.iter().map(|prefix| SetItem::Element(prefix_expression(*prefix))).collect();
     matching(address_field(first, "daddr"), Operator::EQ, Expression::Named(NamedExpression::Set(items)))
+}
+
+fn to_dns_ports() -> Vec<Statement<'static>> {
+    let ports = DNS_PORTS.iter().map(|&port| SetItem::Element(Expression::Number(port.into()))).collect();
+    let ports = Expression::Named(NamedExpression::Set(ports));
+    vec![is_in(MetaKey::L4proto, &["tcp", "udp"]), payload_is("th", "dport", ports)]
 }
 
 fn to(prefix: Prefix) -> Statement<'static> {

@@ -64,6 +64,8 @@ pub struct EgressConfig {
     /// Destinations that stay open although they are special (link-local, the server itself): the
     /// "unless listed" of threats.md R43. Never opens another client's address.
     pub permitted: Vec<Prefix>,
+    /// The name servers that clients are told: open at the ports of DNS, and only there, wherever they are.
+    pub dns: Vec<IpAddr>,
     /// Ports on which this server listens; no masqueraded flow leaves from one of them (R46).
     pub listen_ports: Vec<u16>,
 }
@@ -79,6 +81,7 @@ impl EgressConfig {
             offload: true,
             masquerade: true,
             permitted: Vec::new(),
+            dns: Vec::new(),
             listen_ports: Vec::new(),
         }
     }
@@ -103,6 +106,10 @@ impl EgressConfig {
             return Err(EgressError::NoPool);
         }
         Ok(())
+    }
+
+    fn dns_servers(&self) -> Vec<Prefix> {
+        self.dns.iter().copied().map(Prefix::single).collect()
     }
 
     fn has_ipv4(&self) -> bool {
@@ -146,6 +153,7 @@ impl KernelEgress {
     /// [`EgressError`] says what to do about it. Whatever was made until then is unmade.
     pub fn open(config: EgressConfig) -> Result<Self, EgressError> {
         config.validate()?;
+        masquerade::refuse_another(&config.interface)?;
         addresses::remove_stale(&config.interface)?;
         let (queues, without_offloads) = device::open_queues(&config)?;
         let index = addresses::index_of(&config.interface)?;
@@ -160,15 +168,15 @@ impl KernelEgress {
     }
 
     /// Applies the table. Routed mode needs no translation and so does without the program `nft`: the
-    /// core enforces what a session may reach in every mode, the table is a second fence.
+    /// core keeps clients from each other and from what is special, but knows no addresses of this host.
     fn fence(&mut self) -> Result<Vec<String>, EgressError> {
         match masquerade::apply(&self.config) {
             Ok(()) => Ok(masquerade::foreign_fences()),
             Err(EgressError::NoNft) if !self.config.masquerade => {
                 self.fenced = false;
                 Ok(vec![
-                    "the program nft is missing, so that only the core fences clients off: install the \
-                         package nftables"
+                    "the program nft is missing, so that clients reach the services of this host: install \
+                         the package nftables"
                         .to_owned(),
                 ])
             }

@@ -5,13 +5,10 @@ use std::net::{IpAddr, SocketAddr};
 use mstunnel_proto::prefix::Prefix;
 use mstunnel_proto::session::Access;
 
-use super::super::listed::{Allowed, Published};
+use super::super::listed::{Allowed, DNS_PORTS, Published};
 
 /// Metadata services of clouds outside of the link-local range: Alibaba, Amazon.
 const METADATA: [&str; 2] = ["100.100.100.200", "fd00:ec2::254"];
-
-/// Names are resolved at these ports; a server that clients are told to ask is open at them, wherever it is.
-const DNS_PORTS: [u16; 2] = [53, 853];
 
 /// What is closed, what is opened and what is published.
 #[derive(Debug)]
