@@ -14,6 +14,7 @@
 use super::keys::VERIFY_BYTES;
 use super::message::{Fragment, Message, MessageType};
 use super::reader::Reader;
+use super::reassembly::MAX_HANDSHAKE_MESSAGES;
 use super::record::{ContentType, HEADER_BYTES, RecordHeader, VERSION_1_2};
 use super::suite::Suite;
 
@@ -87,7 +88,8 @@ impl<'a> ClientHello<'a> {
         if !(0xfe00..=VERSION_1_2).contains(&version) || !compression.contains(&NO_COMPRESSION) {
             return None;
         }
-        if random == [0; 32] {
+        // The numbers of the messages that follow must not run out.
+        if random == [0; 32] || fragment.sequence > u16::MAX - MAX_HANDSHAKE_MESSAGES {
             return None;
         }
         let mut hello = Self {

@@ -250,16 +250,19 @@ fn bounded(text: &str) -> Result<String, PageError> {
     Ok(text.to_owned())
 }
 
+/// The longest name of a reference: `#x10FFFF`.
+const MAX_REFERENCE_BYTES: usize = 8;
+
 /// Escapes every `&` that begins no reference; ocserv's own texts have such.
 fn with_escaped_ampersands(text: &str) -> Cow<'_, str> {
     let is_reference = |rest: &str| {
-        let name = rest.split(';').next().unwrap_or_default();
-        name.len() < rest.len()
-            && name.len() <= 8
-            && (matches!(name, "amp" | "lt" | "gt" | "quot" | "apos")
-                || name.strip_prefix('#').is_some_and(|digits| {
-                    !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'x')
-                }))
+        // No further than a name can reach: a page of ampersands would be searched once for each of them.
+        let end = rest.bytes().take(MAX_REFERENCE_BYTES + 1).position(|byte| byte == b';');
+        let Some(name) = end.map(|end| &rest[..end]) else { return false };
+        matches!(name, "amp" | "lt" | "gt" | "quot" | "apos")
+            || name.strip_prefix('#').is_some_and(|digits| {
+                !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'x')
+            })
     };
     if text.match_indices('&').all(|(at, _)| is_reference(&text[at + 1..])) {
         return Cow::Borrowed(text);
@@ -290,6 +293,17 @@ mod tests {
 
     fn form(inner: &str) -> Result<Form, PageError> {
         page(&format!("<auth id=\"main\">{inner}</auth>")).map(|page| page.form.unwrap())
+    }
+
+    /// Covers: R63: a page of a megabyte costs a megabyte's work, not its square.
+    #[test]
+    fn ampersands_without_end_are_escaped_one_by_one() {
+        let text = "&".repeat(1 << 20);
+        assert_eq!(with_escaped_ampersands(&text).len(), 5 << 20);
+        assert_eq!(
+            with_escaped_ampersands("&123456789;&#x10FFFF;&lt;&;&"),
+            "&amp;123456789;&#x10FFFF;&lt;&amp;;&amp;"
+        );
     }
 
     #[test]

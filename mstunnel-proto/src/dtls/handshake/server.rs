@@ -49,7 +49,7 @@ impl Handshake {
         let both = bound.map(|bound| bound.both());
         let renegotiation = hello.renegotiation().map(|_| both.as_ref().map_or(&[][..], |both| &both[..]));
         let randoms = Randoms { client: hello.random(), server: random };
-        let mut core = Core::new(base, hello.message_sequence.wrapping_add(1), hello.message_sequence);
+        let mut core = Core::new(base, hello.message_sequence + 1, hello.message_sequence);
         core.transcript.extend_from_slice(hello.message);
         core.renegotiates = renegotiation.is_some();
         let stage = match &keying.0 {

@@ -6,7 +6,7 @@ use super::super::{
     CLIENT_PATIENCE, ChannelEnd, ClientChannel, ClientChannelEvent, DtlsTimer, Keying, MIN_MOVE_INTERVAL,
     ServerChannel, ServerChannelEvent, Suite, records,
 };
-use super::harness::{PSK, World, path};
+use super::harness::{Client, PSK, World, path};
 use crate::drop::DropReason;
 
 /// Covers: statements 49, 50, 51, 52, 59.
@@ -24,6 +24,22 @@ fn every_suite_opens_and_carries_packets_both_ways() {
         assert!(world.server.drops.is_empty() && world.client.drops.is_empty());
         // Hello, answer, hello with cookie, flight, flight, flight.
         assert_eq!((world.to_server.len(), world.to_client.len()), (3, 3));
+    }
+}
+
+/// Covers: R15, R18: the numbers of messages that are left would run out within the handshake.
+#[test]
+fn a_hello_with_a_last_message_number_is_no_hello() {
+    for number in [u16::MAX, u16::MAX - 1, u16::MAX - 15] {
+        let mut world = World::open();
+        let mut other = Client::new(Keying::psk(PSK), &[], 0xc2, world.now);
+        let first = other.drain().remove(0);
+        let answer = world.server.handle(path(6000), &first, world.now).remove(0).1;
+        let mut second = other.handle(&answer, world.now).remove(0);
+        // Behind the record's header and the message's type and length; the cookie covers the body only.
+        second[17..19].copy_from_slice(&number.to_be_bytes());
+        assert!(world.server.handle(path(6000), &second, world.now).is_empty(), "{number} was answered");
+        world.assert_alive();
     }
 }
 
