@@ -1,7 +1,7 @@
 //! The checksums that a sender would write: without them most packets are dropped before anything looks at them.
 
-use mstunnel_proto::packet::Packet;
 use mstunnel_proto::packet::checksum::Sum;
+use mstunnel_proto::packet::{Packet, Protocol};
 
 /// Writes them, where there is something to write them to.
 pub(crate) fn make_right(packet: &mut [u8]) {
@@ -14,11 +14,12 @@ pub(crate) fn make_right(packet: &mut [u8]) {
         }
     }
     let Ok(view) = Packet::parse(packet) else { return };
-    let field = match view.protocol().number() {
-        6 => 16,
-        17 => 6,
-        1 | 58 => 2,
-        _ => return,
+    let field = match view.protocol() {
+        Protocol::Tcp => 16,
+        Protocol::Udp => 6,
+        Protocol::Icmp | Protocol::Icmpv6 => 2,
+        // Those of the other family's ICMP among them, whose header nobody has looked at.
+        Protocol::Other(_) => return,
     };
     if view.is_later_fragment() {
         return;
@@ -26,10 +27,7 @@ pub(crate) fn make_right(packet: &mut [u8]) {
     let (source, destination, number) = (view.source(), view.destination(), view.protocol().number());
     let transport = view.transport_offset();
     let segment = &mut packet[transport..];
-    let field = field..field + 2;
-    // A first fragment may end before its checksum.
-    let Some(old) = segment.get_mut(field.clone()) else { return };
-    old.fill(0);
+    segment[field..field + 2].fill(0);
     let len = u32::try_from(segment.len()).expect("a packet is short");
     let start = match number {
         1 => Sum::default(),
@@ -39,5 +37,5 @@ pub(crate) fn make_right(packet: &mut [u8]) {
         0 if number == 17 => 0xFFFF,
         checksum => checksum,
     };
-    segment[field].copy_from_slice(&checksum.to_be_bytes());
+    segment[field..field + 2].copy_from_slice(&checksum.to_be_bytes());
 }

@@ -44,7 +44,7 @@ fn warned(gateway: &Gateway, of: &str) {
     until(of, SHORT, || gateway.log().contains(of).then_some(()));
 }
 
-/// Covers: P-121, P-130, R82: an administrator reloads another firewall, or tidies up.
+/// Covers: P-121, R82: an administrator reloads another firewall, or tidies up.
 #[test]
 fn what_others_take_away_comes_back_and_is_told() {
     let Some(network) = Network::new() else { return };

@@ -169,7 +169,12 @@ impl Coalescer {
     fn shape_of(&self, view: &Packet<'_>) -> Option<Shape> {
         let transport = view.transport_offset();
         let is_plain = match view.family() {
-            Family::V4 => transport == v4::HEADER && u16_at(view.bytes(), 6) & !DONT_FRAGMENT == 0,
+            // A checksum that was computed is never 0xFFFF, and would not come back as that.
+            Family::V4 => {
+                transport == v4::HEADER
+                    && u16_at(view.bytes(), 6) & !DONT_FRAGMENT == 0
+                    && u16_at(view.bytes(), 10) != 0xFFFF
+            }
             Family::V6 => transport == v6::HEADER,
         };
         if !is_plain || view.fragment().is_some() {
@@ -179,7 +184,6 @@ impl Coalescer {
             Protocol::Tcp => {
                 let flags = view.payload()[tcp::FLAGS];
                 let reserved = view.payload()[tcp::DATA_OFFSET] & 0x0F;
-                // A checksum that was computed is never 0xFFFF, and would not come back as that.
                 let is_computed = u16_at(view.payload(), tcp::CHECKSUM) != 0xFFFF;
                 if flags & !tcp::PSH != tcp::ACK || reserved != 0 || !is_computed {
                     return None;
