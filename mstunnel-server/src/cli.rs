@@ -64,11 +64,11 @@ fn serve_command(args: &ServeArgs) -> anyhow::Result<()> {
         say(&format!("{}: good", args.config.display()));
         return Ok(());
     }
-    let _logs = logs::init(&settings.log)?;
+    let logs = logs::init(&settings.log)?;
     for warning in warnings {
         tracing::warn!("{warning}");
     }
-    serve::run(settings)
+    serve::run(settings, logs)
 }
 
 fn say(line: &str) {

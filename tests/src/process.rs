@@ -176,7 +176,7 @@ pub(crate) fn run(name: &str, command: Command, input: &[u8], limit: Duration) -
 /// it runs, and such a file cannot be run ("text file busy").
 pub fn copy_program(from: &Path, to: &Path) {
     let mut command = Command::new("cp");
-    command.arg(from).arg(to);
+    command.arg("--preserve=mode").arg(from).arg(to);
     run("cp", command, b"", SHORT).expect_success("cp");
 }
 

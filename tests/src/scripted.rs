@@ -18,6 +18,8 @@ use crate::wait::{SHORT, until};
 
 /// The longest time that a script lets a client wait: longer than any patience of a client.
 const PATIENCE: Duration = Duration::from_secs(120);
+/// How long the end of a server waits for its scripts.
+const FAREWELL: Duration = Duration::from_secs(2);
 /// The longest request that is read.
 const MAX_REQUEST: usize = 64 * 1024;
 
@@ -25,6 +27,7 @@ const MAX_REQUEST: usize = 64 * 1024;
 #[derive(Debug)]
 pub struct Scripted {
     visits: Arc<AtomicUsize>,
+    running: Arc<AtomicUsize>,
     failures: Arc<AtomicUsize>,
     _service: Service,
 }
@@ -51,20 +54,22 @@ impl Scripted {
         // A connection of the server before may hold the port for a moment.
         let listener =
             until("a free port", SHORT, || network.server().with(|| TcpListener::bind((any, port))).ok());
-        let (visits, failures) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
-        let (count, failed) = (Arc::clone(&visits), Arc::clone(&failures));
+        let [visits, running, failures] = [(); 3].map(|()| Arc::new(AtomicUsize::new(0)));
+        let [count, now, failed] = [&visits, &running, &failures].map(Arc::clone);
         let service = Service::start(listener, move |stream| {
             let Ok(connection) = ServerConnection::new(Arc::clone(&tls)) else { return };
             stream.set_nodelay(true).ok();
             let number = count.fetch_add(1, Ordering::Relaxed);
+            now.fetch_add(1, Ordering::AcqRel);
             let mut visit = Visit { stream: StreamOwned::new(connection, stream), number };
             if panic::catch_unwind(AssertUnwindSafe(|| script(&mut visit))).is_err() {
                 failed.fetch_add(1, Ordering::Relaxed);
             }
+            now.fetch_sub(1, Ordering::AcqRel);
             visit.stream.conn.send_close_notify();
             visit.stream.flush().ok();
         });
-        Self { visits, failures, _service: service }
+        Self { visits, running, failures, _service: service }
     }
 
     /// How many connections there were.
@@ -75,8 +80,16 @@ impl Scripted {
 
 impl Drop for Scripted {
     fn drop(&mut self) {
+        if thread::panicking() {
+            return;
+        }
+        // One whose client has gone is about to find out; one that holds a client is cut off by the end of the test.
+        let end = Instant::now() + FAREWELL;
+        while self.running.load(Ordering::Acquire) > 0 && Instant::now() < end {
+            thread::sleep(Duration::from_millis(10));
+        }
         let failures = self.failures.load(Ordering::Relaxed);
-        assert!(failures == 0 || thread::panicking(), "{failures} scripts failed, as said above");
+        assert_eq!(failures, 0, "scripts failed, as said above");
     }
 }
 

@@ -95,6 +95,34 @@ fn sigterm_ends_the_server_well_and_leaves_nothing_behind() {
     network.client(0).ping(Network::CORPORATE_V4.into());
 }
 
+/// Covers: R76
+#[test]
+fn a_reload_takes_up_the_log_level_and_no_half_of_what_needs_a_restart() {
+    let Some(network) = Network::new() else { return };
+    let Some(mut gateway) = Setup::new().start_ours(&network) else { return };
+    let told = |gateway: &mstunnel_tests::Gateway| {
+        let mut raw = gateway.raw(&network);
+        let cookie = raw.cookie("alice", PASSWORD);
+        let told = raw.open_tunnel(&cookie);
+        let mtu = told.answer.fields_spelled("X-CSTP-MTU").join(" ");
+        let [a, b, c, _] = told.v4().octets();
+        ([a, b, c], told.answer.fields_spelled("X-CSTP-Netmask").join(" "), mtu)
+    };
+    let before = told(&gateway);
+    assert!(!gateway.log().contains("DEBUG"), "{}", gateway.log());
+    gateway.rewrite(|setup| {
+        let setup = setup.set("network", "10.78.0.0/16").advanced("mtu", 1_300);
+        setup.key("log", "level", "\"debug\"")
+    });
+    for _ in 0..2 {
+        let report = gateway.mst_cli(&network, &["server", "reload"]).expect_success("reload");
+        assert!(report.contains("needs a restart: network"), "{report}");
+        assert!(report.contains("needs a restart: mtu"), "{report}");
+        assert_eq!(told(&gateway), before);
+    }
+    until("a line of the new level", SHORT, || gateway.log().contains("DEBUG").then_some(()));
+}
+
 /// Whoever hears that the server listens may send a signal: one that comes even earlier must not kill it.
 #[test]
 fn a_signal_before_the_first_word_ends_the_server_well() {
@@ -108,7 +136,6 @@ fn a_signal_before_the_first_word_ends_the_server_well() {
     let mut command = network.server().command(&server.to_string_lossy());
     command.args(["serve", "--config", &gateway.file("gateway.toml")]).stdin(Stdio::null()).stderr(stderr);
     let mut child = command.spawn().expect("it ran before");
-    drop(command);
     let address = gateway.address(&network, 0);
     until("a port that listens", SHORT, || network.client(0).with(|| TcpStream::connect(address)).ok());
     let process = child.id().to_string();
@@ -336,7 +363,7 @@ fn connections_that_dawdle_are_closed_and_hold_nobody_up() {
             closed = Some(start.elapsed());
             break;
         }
-        // Of "HTTP/1.1" and "Host".
+        // The H of "HTTP/1.1" and of "Host": early enough, before the ten seconds are over.
         if byte == b'H' {
             let attempt = Instant::now();
             gateway.raw(&network).cookie("alice", PASSWORD);

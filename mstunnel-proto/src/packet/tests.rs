@@ -310,8 +310,8 @@ fn agrees(packet: &Packet<'_>) {
 }
 
 /// Says whether etherparse reads it in another way: what is a header to one of us and a payload to the other (IGMP; in
-/// IPv4 the authentication header; in IPv6 mobility, HIP and shim6), what is in fragments, and time stamps of an odd
-/// length.
+/// IPv4 the authentication header; in IPv6 mobility, HIP and shim6), what is in fragments, and time stamps of an
+/// unusual length.
 fn is_read_otherwise(packet: &Packet<'_>) -> bool {
     let is_time_stamp = packet.icmp().is_some_and(|icmp| matches!(icmp.kind(), 13 | 14));
     packet.fragment().is_some()

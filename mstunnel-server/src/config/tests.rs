@@ -593,6 +593,14 @@ fn a_reload_knows_what_waits_for_a_restart() {
         "log.format",
     ];
     assert_eq!(after.restart_needed(&host.settings()), expected);
+    // Nothing of it is in force, and the next reload says so again; handshakes take their versions up at once.
+    let mut kept = host.settings();
+    kept.keep_until_restart(&after);
+    assert_eq!(after.restart_needed(&kept), ["tls.minimum_version"]);
+    assert_eq!(
+        kept.restart_needed(&host.settings()),
+        expected.into_iter().filter(|name| *name != "tls.minimum_version").collect::<Vec<_>>()
+    );
 }
 
 #[test]

@@ -61,7 +61,7 @@ impl Sink {
         }
     }
 
-    /// Waits until everything so far is written, but not for long; says whether it is.
+    /// Waits until the writer has come this far, but not for long; says whether it has.
     pub(super) fn flush(&self) -> bool {
         let (done, wait) = sync_channel(1);
         // A full queue is a blocked sink: there is nothing to wait for.

@@ -17,7 +17,7 @@ mod upkeep;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -39,6 +39,7 @@ use crate::egress::{EgressConfig, KernelEgress, OpenEgress, Part, RunningEgress}
 use crate::identity::Verifier;
 use crate::identity::oidc::Oidc;
 use crate::identity::password::PasswordFile;
+use crate::logs::LogGuard;
 use crate::worker::{self, Parts, Shared, Worker};
 
 /// Threads of the runtime for logins, the control socket and the store.
@@ -66,6 +67,7 @@ pub(crate) struct Running {
     pub(crate) shared: Arc<Shared>,
     settings: Mutex<Settings>,
     egress: Condition,
+    logs: OnceLock<Weak<LogGuard>>,
     stop: Notify,
 }
 
@@ -129,6 +131,7 @@ impl Server {
             shared: Arc::clone(&shared),
             settings: Mutex::new(settings),
             egress: Condition::default(),
+            logs: OnceLock::new(),
             stop: Notify::new(),
         });
         let (report, failures) = mpsc::unbounded_channel();
@@ -226,8 +229,9 @@ impl Running {
     /// Validates the whole new configuration, then swaps it in (R76).
     pub(crate) fn reload_configuration(&self) -> Result<String, String> {
         let mut settings = self.settings();
-        let (new, warnings) = Settings::load(&settings.path).map_err(|error| error.to_string())?;
+        let (mut new, warnings) = Settings::load(&settings.path).map_err(|error| error.to_string())?;
         let restart = settings.restart_needed(&new);
+        new.keep_until_restart(&settings);
         let shared = &self.shared;
         let effective = Effective::new(&new).map_err(|error| format!("{error:#}"))?;
         let verifier = open_verifier(&new, &shared.control).map_err(|error| format!("{error:#}"))?;
@@ -235,6 +239,9 @@ impl Running {
         shared.registry().set_config(effective.registry.clone());
         shared.verifier.store(Arc::new(verifier));
         shared.effective.store(Arc::new(effective));
+        if let Some(logs) = self.logs.get().and_then(Weak::upgrade) {
+            logs.set_level(new.log.level);
+        }
         *settings = new;
         let mut report = String::from("configuration reloaded; sessions opened from now on use it");
         for warning in warnings {
@@ -423,31 +430,33 @@ fn report_end(index: usize, worker: Worker, report: &mpsc::UnboundedSender<Strin
     let _ = report.send(failure);
 }
 
-/// Runs a server as the binary does, until a signal or the control socket ends it.
+/// Runs a server as the binary does, until a signal or the control socket ends it; a reload sets the level of `logs`.
 ///
 /// # Errors
 /// The server could not start, or a worker failed.
-pub fn run(settings: Settings) -> Result<()> {
-    let drain_first = settings.configuration.advanced.server_drain;
+pub fn run(settings: Settings, logs: LogGuard) -> Result<()> {
+    let logs = Arc::new(logs);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    // Before anybody is told that it serves: who hears that may send one.
+    // Before anybody is told that it serves: who hears that may send a signal.
     let mut signals = {
         let _inside = runtime.enter();
         Signals::new().context("cannot watch for signals")?
     };
     let mut server = Server::start(settings)?;
+    // Set once: the server is new.
+    let _ = server.running.logs.set(Arc::downgrade(&logs));
     for address in server.listening() {
         tracing::info!(%address, "listening");
         announce(&format!("listening on {address}"));
     }
     notify(&[sd_notify::NotifyState::Ready]);
-    let outcome = runtime.block_on(until_ended(&mut server, drain_first, &mut signals));
+    let outcome = runtime.block_on(until_ended(&mut server, &mut signals));
     notify(&[sd_notify::NotifyState::Stopping]);
     let stopped = server.stop();
     outcome.and(stopped)
 }
 
-async fn until_ended(server: &mut Server, drain: Duration, signals: &mut Signals) -> Result<()> {
+async fn until_ended(server: &mut Server, signals: &mut Signals) -> Result<()> {
     loop {
         tokio::select! {
             ended = server.ended() => return ended,
@@ -458,6 +467,7 @@ async fn until_ended(server: &mut Server, drain: Duration, signals: &mut Signals
         }
     }
     server.drain();
+    let drain = server.drain_time();
     tracing::info!(?drain, "going down");
     tokio::select! {
         () = tokio::time::sleep(drain) => {}

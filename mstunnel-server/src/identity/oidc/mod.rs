@@ -55,7 +55,7 @@ const KEY_WAIT: Duration = Duration::from_secs(2);
 #[derive(Clone)]
 pub struct Oidc {
     keyring: Arc<Keyring>,
-    /// How long a login waits for newer keys.
+    /// [`KEY_WAIT`]; longer in tests, for a busy machine is no slow issuer.
     patience: Duration,
     _fetching: Arc<AbortOnDrop>,
 }

@@ -15,7 +15,6 @@ fn open(issuer: &TestIssuer, options: Value) -> Oidc {
     patient(Oidc::from_file(&issuer.config_file(options), None, &Handle::current()).unwrap())
 }
 
-/// A busy machine is no slow issuer.
 fn patient(oidc: Oidc) -> Oidc {
     assert_eq!(oidc.patience, KEY_WAIT);
     Oidc { patience: Duration::from_secs(60), ..oidc }
