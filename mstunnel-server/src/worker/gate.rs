@@ -3,7 +3,8 @@
 //! A connection holds a [`Pass`] from its accept until its CONNECT is accepted; sessions hold none,
 //! so that no number of strangers takes a place from them. When every place is taken, a newcomer
 //! displaces the oldest stranger of the source that has the most, unless his own source has as many:
-//! whoever floods displaces himself, and who comes back with a cookie is let in.
+//! whoever floods displaces himself, and who comes back with a cookie is let in. Where every source
+//! has one, the oldest of all goes: a reconnect takes a second, and nobody refills all places in one.
 //!
 //! # Source
 //! R54.
@@ -39,6 +40,7 @@ struct Inside {
     total: usize,
     by_source: FxHashMap<IpAddr, BTreeMap<Age, Arc<Notify>>>,
     by_load: BTreeSet<(usize, IpAddr)>,
+    by_age: BTreeMap<Age, IpAddr>,
 }
 
 impl Inside {
@@ -50,6 +52,7 @@ impl Inside {
         let age = self.next_age;
         self.next_age += 1;
         self.total += 1;
+        self.by_age.insert(age, source);
         self.change_load(source, |strangers| strangers.insert(age, displaced));
         age
     }
@@ -58,17 +61,23 @@ impl Inside {
     fn remove(&mut self, source: IpAddr, age: Age) -> Option<Arc<Notify>> {
         let removed = self.change_load(source, |strangers| strangers.remove(&age));
         self.total -= usize::from(removed.is_some());
+        self.by_age.remove(&age);
         removed
     }
 
     /// Makes room for one of `newcomer` at the cost of whoever has the most.
     fn displace_for(&mut self, newcomer: IpAddr) -> Result<(), Crowded> {
         let &(most, heaviest) = self.by_load.last().ok_or(Crowded::Total)?;
-        if most <= self.load(newcomer) + 1 {
-            return Err(Crowded::Total);
-        }
-        let oldest = self.by_source.get(&heaviest).and_then(|strangers| strangers.keys().next().copied());
-        let displaced = oldest.and_then(|age| self.remove(heaviest, age)).ok_or(Crowded::Total)?;
+        let first = match (most, self.load(newcomer)) {
+            (1, 0) => self.by_age.first_key_value().map(|(&age, &source)| (source, age)),
+            (most, own) if most > own + 1 => {
+                let oldest = self.by_source.get(&heaviest).and_then(|strangers| strangers.keys().next());
+                oldest.map(|&age| (heaviest, age))
+            }
+            _ => None,
+        };
+        let (source, age) = first.ok_or(Crowded::Total)?;
+        let displaced = self.remove(source, age).ok_or(Crowded::Total)?;
         displaced.notify_one();
         Ok(())
     }
@@ -186,13 +195,35 @@ mod tests {
 
     /// Covers: R54
     #[test]
-    fn the_total_is_bounded_and_equals_are_not_displaced() {
+    fn the_total_is_bounded_and_a_source_displaces_nobody_who_has_as_few() {
         let gate = Gate::default();
-        let mut passes = crowd(&gate, 1);
+        let mut passes = crowd(&gate, 2);
+        assert!(gate.enter(ip("192.0.2.1")).is_ok(), "who has none displaces one of two");
+        passes.push(gate.enter(ip("192.0.2.1")).ok().unwrap());
+        assert_eq!(gate.inside(), MAX_STRANGERS);
         assert_eq!(gate.enter(ip("192.0.2.1")).err(), Some(Crowded::Total));
-        passes.pop();
-        assert!(gate.enter(ip("192.0.2.1")).is_ok());
-        assert!(!passes.iter().any(is_displaced));
+        assert!(!is_displaced(passes.last().unwrap()));
+        passes.remove(0);
+        passes.remove(0);
+        assert!(gate.enter(ip("192.0.2.1")).is_ok(), "there is room");
+    }
+
+    /// Covers: R54: thousands of sources with an idle connection each keep nobody out who comes back.
+    #[test]
+    fn where_every_source_has_one_the_oldest_goes() {
+        let gate = Gate::default();
+        let flood = crowd(&gate, 1);
+        let user = gate.enter(ip("192.0.2.1")).ok().unwrap();
+        assert!(is_displaced(&flood[0]));
+        assert_eq!(gate.enter(ip("192.0.2.1")).err(), Some(Crowded::Total), "he has his one");
+        let again: Vec<_> = (1..MAX_STRANGERS)
+            .map(|n| gate.enter(IpAddr::V4((1 << 24 | u32::try_from(n).unwrap()).into())).ok().unwrap())
+            .collect();
+        assert!(!is_displaced(&user), "before the whole flood has come anew");
+        assert_eq!(gate.inside(), MAX_STRANGERS);
+        drop((flood, user, again));
+        assert_eq!(gate.inside(), 0);
+        assert!(gate.0.lock().unwrap().by_age.is_empty());
     }
 
     /// Covers: R54, P-081
