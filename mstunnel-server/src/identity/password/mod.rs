@@ -15,6 +15,7 @@ mod write;
 
 use std::fmt;
 use std::hash::RandomState;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -64,6 +65,13 @@ impl fmt::Display for PasswordFileError {
 
 impl std::error::Error for PasswordFileError {}
 
+impl PasswordFileError {
+    /// The file is there, and the operating system did not let us read it this time.
+    fn is_of_the_system(&self) -> bool {
+        matches!(&self.why, Why::File(SecretFileError::Io(error)) if error.kind() != io::ErrorKind::NotFound)
+    }
+}
+
 /// The users of a password file. Clones share it.
 #[derive(Clone)]
 pub struct PasswordFile {
@@ -83,7 +91,7 @@ impl PasswordFile {
             inner: Arc::new(Inner {
                 path,
                 table: ArcSwap::from_pointee(table),
-                seen: Mutex::new(Seen { at: Instant::now(), fingerprint: Some(fingerprint) }),
+                seen: Mutex::new(Seen::now(fingerprint)),
                 secret: RandomState::new(),
                 hashes: AtomicU64::new(0),
                 generation: AtomicU64::new(0),
@@ -120,7 +128,7 @@ impl PasswordFile {
         let mut seen = self.inner.seen.lock().unwrap_or_else(PoisonError::into_inner);
         self.inner.table.store(Arc::new(table));
         self.inner.generation.fetch_add(1, Ordering::Relaxed);
-        *seen = Seen { at: Instant::now(), fingerprint: Some(fingerprint) };
+        *seen = Seen::now(fingerprint);
         Ok(())
     }
 
@@ -157,6 +165,14 @@ struct Inner {
 struct Seen {
     at: Instant,
     fingerprint: Option<Fingerprint>,
+    /// Whether the log knows already that it cannot be read.
+    is_told: bool,
+}
+
+impl Seen {
+    fn now(fingerprint: Fingerprint) -> Self {
+        Self { at: Instant::now(), fingerprint: Some(fingerprint), is_told: false }
+    }
 }
 
 impl Inner {
@@ -200,15 +216,32 @@ impl Inner {
         if fingerprint == seen.fingerprint {
             return;
         }
-        seen.fingerprint = fingerprint;
-        match read_table(&self.path) {
+        self.take(&mut seen, fingerprint, read_table(&self.path));
+    }
+
+    fn take(
+        &self,
+        seen: &mut Seen,
+        fingerprint: Option<Fingerprint>,
+        outcome: Result<(Table, Fingerprint), PasswordFileError>,
+    ) {
+        match outcome {
             Ok((table, fingerprint)) => {
-                seen.fingerprint = Some(fingerprint);
+                (seen.fingerprint, seen.is_told) = (Some(fingerprint), false);
                 info!(file = %self.path.display(), users = table.len(), "changed password file taken up");
                 self.table.store(Arc::new(table));
                 self.generation.fetch_add(1, Ordering::Relaxed);
             }
-            Err(error) => warn!("{error}; the last good password file stays in use"),
+            Err(error) => {
+                // What the system could not do now, for want of descriptors say, it may do at the next look.
+                let is_read_again = error.is_of_the_system();
+                if !is_read_again {
+                    seen.fingerprint = fingerprint;
+                }
+                if !std::mem::replace(&mut seen.is_told, is_read_again) {
+                    warn!("{error}; the last good password file stays in use");
+                }
+            }
         }
     }
 }
@@ -324,6 +357,26 @@ mod tests {
             fixture.verify(user, password).await;
             assert_eq!(fixture.file.hashes_computed(), before + 1, "{user:?}");
         }
+    }
+
+    /// Covers: R32: an account that was locked while the process had no descriptor left.
+    #[tokio::test]
+    async fn a_file_that_could_not_be_read_once_is_read_at_the_next_look() {
+        let fixture = Fixture::new(&format!("alice:*:{SHA5}\n"));
+        write(&fixture.dir, &format!("alice:*:!{SHA5}\n"), 0o600);
+        let inner = &fixture.file.inner;
+        let error = |kind: io::ErrorKind| PasswordFileError {
+            file: inner.path.clone(),
+            why: Why::File(SecretFileError::Io(kind.into())),
+        };
+        for _ in 0..2 {
+            let looked = Fingerprint::of(&inner.path);
+            inner.take(&mut inner.seen.lock().unwrap(), looked, Err(error(io::ErrorKind::Other)));
+            assert!(inner.seen.lock().unwrap().is_told);
+        }
+        fixture.look();
+        assert!(!fixture.file.is_active("alice"), "the lock was missed");
+        assert!(!inner.seen.lock().unwrap().is_told);
     }
 
     /// Covers: P-049, R32
