@@ -235,6 +235,9 @@ impl Running {
         let shared = &self.shared;
         let effective = Effective::new(&new).map_err(|error| format!("{error:#}"))?;
         let verifier = open_verifier(&new, &shared.control).map_err(|error| format!("{error:#}"))?;
+        if let (Some(new), Some(old)) = (verifier.bearer(), shared.verifier.load().bearer()) {
+            new.take_over(old);
+        }
         shared.desk().set_config(Arc::clone(&effective.login));
         shared.registry().set_config(effective.registry.clone());
         shared.verifier.store(Arc::new(verifier));
@@ -309,9 +312,8 @@ fn open_verifier(settings: &Settings, control: &tokio::runtime::Handle) -> Resul
     let password = settings.auth.password.as_ref();
     let password = password.map(|password| PasswordFile::open(&password.file)).transpose()?;
     let bearer = settings.auth.bearer.as_ref();
-    let bearer = bearer
-        .map(|bearer| Oidc::from_file(&bearer.oidc, Some(&settings.state.directory), control))
-        .transpose()?;
+    let cache = Some(&*settings.state.directory).filter(|_| settings.state.store == StateStore::File);
+    let bearer = bearer.map(|bearer| Oidc::from_file(&bearer.oidc, cache, control)).transpose()?;
     Ok(Verifier::new(password, bearer))
 }
 

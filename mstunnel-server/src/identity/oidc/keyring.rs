@@ -103,6 +103,24 @@ impl Keyring {
         }
     }
 
+    /// Begins with what another keyring knows, where both ask the same issuer in the same way.
+    pub(super) fn take_over(&self, other: &Self) {
+        let (new, old) = (&self.config, &other.config);
+        if (&new.discovery_url, &new.ca_file) != (&old.discovery_url, &old.ca_file) {
+            return;
+        }
+        let known = other.known.load_full();
+        let Some(known) = known.filter(|known| new.issuer.as_ref().is_none_or(|name| *name == known.issuer))
+        else {
+            return;
+        };
+        // A fetch of our own may have ended meanwhile.
+        self.known.rcu(|ours| match ours {
+            Some(ours) if ours.fetched >= known.fetched => Arc::clone(ours),
+            _ => Arc::clone(&known),
+        });
+    }
+
     pub(super) fn config(&self) -> &OidcConfig {
         &self.config
     }

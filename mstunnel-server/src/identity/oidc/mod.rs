@@ -128,6 +128,11 @@ impl Oidc {
         Self { keyring, patience: KEY_WAIT, _fetching: Arc::new(AbortOnDrop(task.abort_handle())) }
     }
 
+    /// Begins with the keys of the one before, if its issuer is the same: a reload while the issuer is away keeps nobody out.
+    pub(crate) fn take_over(&self, before: &Self) {
+        self.keyring.take_over(&before.keyring);
+    }
+
     /// Decides about a token. Waits up to 2 s if its key has to be fetched first.
     pub async fn verify(&self, token: &str) -> Verdict {
         let outcome = match self.judge(token) {

@@ -291,6 +291,32 @@ async fn keys_are_kept_for_a_start_without_the_issuer_and_no_longer_than_they_ar
     assert!(oidc.keyring.usable(SystemTime::now()).is_none());
 }
 
+/// Covers: R38, R76: a reload while the issuer is away.
+#[tokio::test]
+async fn keys_are_taken_over_by_a_successor_that_asks_the_same_issuer() {
+    let key = SigningKey::p256("ec");
+    let issuer = TestIssuer::with_keys(&[&key]).await;
+    let before = open(&issuer, json!({}));
+    rounds(&before, 1).await;
+    issuer.reply(DISCOVERY, Reply::Status(503));
+    let token = key.sign(&claims_of(&issuer.name(), now()));
+    let after = open(&issuer, json!({}));
+    after.take_over(&before);
+    assert_eq!(after.verify(&token).await, alice(&[]));
+    // Another one, or the same asked through other authorities, has to fetch its own.
+    for change in [
+        |config: &mut OidcConfig| config.issuer = Some("https://other.example".to_owned()),
+        |config: &mut OidcConfig| config.discovery_url = "https://other.example/".parse().unwrap(),
+        |config: &mut OidcConfig| config.ca_file = None,
+    ] {
+        let (mut config, fetcher) = parts(&issuer, json!({}));
+        change(&mut config);
+        let other = Oidc::start(config, fetcher, None, &Handle::current());
+        other.take_over(&before);
+        assert!(other.keyring.usable(SystemTime::now()).is_none());
+    }
+}
+
 /// Covers: P-051, P-060, R33
 #[tokio::test(start_paused = true)]
 async fn a_login_waits_two_seconds_for_a_slow_issuer_and_not_more() {
