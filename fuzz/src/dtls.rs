@@ -137,23 +137,35 @@ pub fn dtls_record(data: &[u8]) {
 /// server that waits for its client's key exchange, and to a client that waits for its server's hello. Whatever
 /// they do, both end by themselves, and the next handshake of the session succeeds.
 pub fn dtls_handshake(data: &[u8]) {
+    /// Behind the headers of the record and of the message.
+    const HELLO_BODY: usize = 25;
+
     let legacy = || Keying::preset([6; 48], APP_ID, Suite::PskAes128Gcm);
     let Some((&mode, mut rest)) = data.split_first() else {
         return;
     };
     let keying = if mode & 1 == 0 { || Keying::psk([2; 32]) } else { legacy };
     let mut pair = Pair::new(keying);
+    let mut next_chunk = || {
+        let (&len, more) = rest.split_first()?;
+        let (chunk, more) = more.split_at(more.len().min(len.into()));
+        rest = more;
+        Some(chunk)
+    };
     // The first hello is answered by a cookie; with the second the server has a handshake.
     pair.step();
     if mode & 2 == 0 {
-        for datagram in pair.drain_client() {
+        // The cookie is for the body alone: the headers may become anything.
+        let changes = if mode & 4 == 0 { None } else { next_chunk() };
+        for mut datagram in pair.drain_client() {
+            for change in changes.unwrap_or_default().chunks_exact(2) {
+                datagram[usize::from(change[0]) % HELLO_BODY] ^= change[1];
+            }
             pair.deliver(HERE, &datagram);
         }
     }
     let mut number = 100u8;
-    while let Some((&len, more)) = rest.split_first() {
-        let (chunk, more) = more.split_at(more.len().min(len.into()));
-        rest = more;
+    while let Some(chunk) = next_chunk() {
         number = number.wrapping_add(1);
         let len = u8::try_from(chunk.len()).expect("a chunk has a length of one byte");
         let mut record = vec![22, 0xfe, 0xfd, 0, 0, 0, 0, 0, 0, 1, number, 0, len];
