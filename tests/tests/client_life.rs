@@ -368,6 +368,23 @@ fn no_frame_that_ends_a_session_is_followed_by_a_reconnect_and_a_farewell_says_w
     assert_eq!((kind, payload.first()), (5, Some(&0xB0)));
 }
 
+/// Covers: R63
+#[test]
+fn a_server_that_never_stops_sending_is_left_all_the_same() {
+    let Some(site) = site() else { return };
+    let _server = site.serve(|visit| {
+        if visit.until_connect() {
+            visit.tunnel(1400, "");
+            visit.flood(&b"STF\x01\0\0\x07\0".repeat(1_000));
+        }
+    });
+    let Some(client) = site.client(&["-vv"]) else { return };
+    let ended = client.listen(1).terminate();
+    assert_eq!(ended.output.code, Some(0), "{:?}", ended.output);
+    // Else the tunnel is dropped after a while without a word.
+    assert!(ended.output.stderr.contains("link ended end=Left"), "{:?}", ended.output);
+}
+
 /// 401 is final, 503 is not; what the server says is shown.
 ///
 /// Covers: statement 21, statement 43

@@ -19,6 +19,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mstunnel_proto::session::{DatagramChange, SessionCounters};
+use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::{mpsc, watch};
 
 use super::channels::{Channels, LinkEnd, Scratch};
@@ -36,6 +37,9 @@ const ROOM: usize = QUEUE / 4;
 
 /// How long reading waits for a user whose queue is full.
 const PATIENCE: Duration = Duration::from_millis(200);
+
+/// The tunnel was dropped: the session waits for its cookie.
+const DROPPED: &str = "dropped";
 
 /// A live connection.
 pub(crate) struct Link {
@@ -99,6 +103,12 @@ impl Link {
             self.follow_datagrams(params);
             if more {
                 tokio::task::yield_now().await;
+                // A server that never stops sending is left all the same.
+                match leave.try_recv() {
+                    Ok(words) => self.channels.leave(&words),
+                    Err(TryRecvError::Disconnected) => return LinkEnd::Lost(DROPPED.to_owned()),
+                    Err(TryRecvError::Empty) => {}
+                }
                 continue;
             }
             let paused =
@@ -128,8 +138,7 @@ impl Link {
                 () = sleep.as_mut(), if wake.is_some() => {}
                 words = leave.recv() => match words {
                     Some(words) => self.channels.leave(&words),
-                    // The tunnel was dropped: the session waits for its cookie.
-                    None => return LinkEnd::Lost("dropped".to_owned()),
+                    None => return LinkEnd::Lost(DROPPED.to_owned()),
                 },
             }
         }
