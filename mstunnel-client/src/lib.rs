@@ -32,6 +32,7 @@ pub mod host;
 pub mod load;
 pub mod packets;
 pub mod params;
+mod patience;
 pub mod proxy;
 pub mod resolve;
 mod server_url;

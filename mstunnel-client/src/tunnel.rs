@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mstunnel_proto::auth::signin::SignedIn;
-use mstunnel_proto::session::{Backoff, Leases};
+use mstunnel_proto::session::Leases;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout_at};
@@ -22,9 +22,9 @@ use zeroize::Zeroizing;
 
 use crate::packets::{PacketReceiver, PacketSender, Packets};
 use crate::params::TunnelParams;
+use crate::patience::{Attempt, Patience};
 use crate::server_url::ServerUrl;
 use crate::signin::{CookieFile, CookieFileError, Credentials, SignInFailure, sign_in};
-use crate::stack::random;
 use crate::tls::{TlsOptions, TlsOptionsError};
 use crate::transport::{
     Exchange, Link, LinkEnd, LocalEnd, Opened, Opening, OpeningError, Outer, OuterError, UseDatagrams, open,
@@ -49,7 +49,7 @@ pub struct TunnelOptions {
     pub cookie_file: Option<CookieFile>,
     /// The name of this machine, if the server is to know it.
     pub hostname: Option<String>,
-    /// How long a lost connection is tried for in all.
+    /// How long a lost connection is tried for in all; links that end within a minute do not begin anew.
     pub reconnect_limit: Duration,
     /// A mark for the sockets to the server (SO_MARK; needs CAP_NET_ADMIN), so that routing can tell them apart.
     pub mark: Option<u32>,
@@ -367,27 +367,37 @@ impl Keeper {
         mut leave: mpsc::Receiver<String>,
         told: Told,
     ) {
+        let mut patience = Patience::new(self.reconnect_limit);
         let reason = loop {
-            match link.run(&to_user, &mut from_user, &mut leave, &told.params).await {
+            let start = Instant::now();
+            let why = match link.run(&to_user, &mut from_user, &mut leave, &told.params).await {
                 LinkEnd::Left => break EndReason::Left,
                 LinkEnd::Ended => break EndReason::ServerEnded,
                 LinkEnd::Fault(why) => break EndReason::Fault(why),
                 LinkEnd::Lost(why) => {
-                    tracing::info!(why, "connection lost");
-                    drop(link);
-                    match self.reconnect(why, &mut leave, &told).await {
-                        Ok(opened) => {
-                            // What waited meanwhile is too old to be of use.
-                            while let Some(packet) = from_user.try_recv() {
-                                from_user.recycle(packet);
-                            }
-                            tracing::info!(server = %opened.remote, "connected again");
-                            told.up(&opened);
-                            link = Link::new(opened.channels);
-                        }
-                        Err(reason) => break reason,
-                    }
+                    patience.handle_loss(start.elapsed());
+                    why
                 }
+                LinkEnd::KeysDue => {
+                    patience.renew();
+                    "new keys are due".to_owned()
+                }
+            };
+            tracing::info!(why, "connection lost");
+            drop(link);
+            let start = Instant::now();
+            match self.reconnect(why, &mut patience, &mut leave, &told).await {
+                Ok(opened) => {
+                    patience.spend(start.elapsed());
+                    // What waited meanwhile is too old to be of use.
+                    while let Some(packet) = from_user.try_recv() {
+                        from_user.recycle(packet);
+                    }
+                    tracing::info!(server = %opened.remote, "connected again");
+                    told.up(&opened);
+                    link = Link::new(opened.channels);
+                }
+                Err(reason) => break reason,
             }
         };
         match reason {
@@ -401,16 +411,13 @@ impl Keeper {
     async fn reconnect(
         &mut self,
         mut why: String,
+        patience: &mut Patience,
         leave: &mut mpsc::Receiver<String>,
         told: &Told,
     ) -> Result<Opened, EndReason> {
-        let deadline = Instant::now() + self.reconnect_limit;
-        let mut backoff = Backoff::eager(self.reconnect_limit).spread(random::u64());
-        for attempt in 1.. {
+        let deadline = Instant::now() + patience.left();
+        while let Some(Attempt { number: attempt, wait }) = patience.next_attempt() {
             told.state.send_replace(TunnelState::Reconnecting { attempt, why: why.clone() });
-            let Some(wait) = backoff.next_wait() else {
-                return Err(EndReason::Unreachable(why));
-            };
             let tried = tokio::select! {
                 tried = timeout_at(deadline, async {
                     sleep(wait).await;

@@ -417,6 +417,22 @@ fn a_busy_server_is_tried_again_and_a_dead_cookie_is_not() {
     assert_eq!(server.visits(), 5);
 }
 
+/// Covers: statement 43, R63
+#[test]
+fn a_server_that_opens_tunnels_and_closes_them_is_given_up_in_time() {
+    let Some(site) = site() else { return };
+    let server = site.serve(|visit| {
+        if visit.until_connect() {
+            visit.tunnel(1400, "");
+        }
+    });
+    let Some(client) = site.client(&["--reconnect-timeout", "5"]) else { return };
+    client.run().expect_failure("cannot be reached any more");
+    // At first, at once, and after about one, two and four seconds.
+    let visits = server.visits();
+    assert!((3..=6).contains(&visits), "{visits} visits");
+}
+
 /// A hotel's sign-in page answers in the server's place for a while: nothing is told to it, and nothing ends.
 ///
 /// Covers: statement 43, R61, R68

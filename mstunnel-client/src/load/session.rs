@@ -61,10 +61,14 @@ pub(super) async fn live(shared: Arc<Shared>, number: u32, turn: Turn) {
         shared.stats.closed(up.channels.counters(), up.has_datagrams);
         match held {
             Held::Lost(end) => {
-                let (LinkEnd::Lost(why) | LinkEnd::Fault(why)) = end else {
-                    return shared.stats.lost(round, "ended by the server", "the server ended the session");
+                let (kind, why) = match end {
+                    LinkEnd::Lost(why) | LinkEnd::Fault(why) => ("connection lost", why),
+                    LinkEnd::KeysDue => ("connection lost", "new keys are due".to_owned()),
+                    LinkEnd::Left | LinkEnd::Ended => {
+                        ("ended by the server", "the server ended the session".to_owned())
+                    }
                 };
-                return shared.stats.lost(round, "connection lost", &why);
+                return shared.stats.lost(round, kind, &why);
             }
             Held::Leave(_turn) => {
                 let now = Instant::now();
@@ -125,7 +129,7 @@ async fn hold(
                 let end = channels.take_end().unwrap_or_else(|| LinkEnd::Lost(error.to_string()));
                 return Held::Lost(match end {
                     LinkEnd::Lost(_) => LinkEnd::Lost(error.to_string()),
-                    LinkEnd::Left | LinkEnd::Ended | LinkEnd::Fault(_) => end,
+                    LinkEnd::KeysDue | LinkEnd::Left | LinkEnd::Ended | LinkEnd::Fault(_) => end,
                 });
             }
         };

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use mstunnel_proto::buf::{MAX_PACKET, PacketBuf};
 use mstunnel_proto::frame::{Frames, MAX_FRAME, Remainder};
 use mstunnel_proto::session::{
-    Channel, ClientEvent, ClientSession, DatagramChange, Inbound, SessionCounters,
+    Channel, ClientEvent, ClientSession, ClientTimer, DatagramChange, Inbound, SessionCounters,
 };
 use rustls::ClientConnection;
 use tokio::net::TcpStream;
@@ -37,6 +37,8 @@ pub(crate) enum LinkEnd {
     Ended,
     /// The connection is gone; the cookie is good.
     Lost(String),
+    /// New keys are due, which come with a new connection and the same cookie.
+    KeysDue,
     /// The server breaks the protocol.
     Fault(String),
 }
@@ -66,6 +68,7 @@ pub(crate) struct Channels {
     datagrams: Option<Box<Datagrams>>,
     remainder: Remainder,
     blocked: bool,
+    keys_due: bool,
     unsent: u64,
 }
 
@@ -86,12 +89,15 @@ impl Channels {
             datagrams: datagrams.map(Box::new),
             remainder,
             blocked: false,
+            keys_due: false,
             unsent: 0,
         }
     }
 
     /// Acts on the time.
     pub(crate) fn handle_timeout(&mut self, scratch: &mut Scratch, now: Instant) {
+        let next = self.session.poll_timeout();
+        self.keys_due |= next.is_some_and(|next| next.timer == ClientTimer::Rekey && next.at <= now);
         self.session.handle_timeout(now);
         if let Some(datagrams) = &mut self.datagrams {
             datagrams.handle_timeout(scratch, now);
@@ -242,7 +248,8 @@ impl Channels {
         Some(match self.session.poll_event()? {
             ClientEvent::Ended if left => LinkEnd::Left,
             ClientEvent::Ended => LinkEnd::Ended,
-            ClientEvent::Lost => LinkEnd::Lost("the connection was lost or its keys are due".to_owned()),
+            ClientEvent::Lost if self.keys_due => LinkEnd::KeysDue,
+            ClientEvent::Lost => LinkEnd::Lost("the connection was lost".to_owned()),
             ClientEvent::ServerFault => LinkEnd::Fault("the server breaks the protocol".to_owned()),
         })
     }
