@@ -3,7 +3,7 @@
 //! ```text
 //!   name --resolve--> addresses --routes--> Tunnel  -> Stack
 //!   literal ----------'                     Direct  -> a socket of this host, only with Bypass::Direct
-//!                                           refused
+//!                                           refused, also what the tunnel has no address for (R53)
 //! ```
 //!
 //! What the routes put into the tunnel never goes to a socket of the host (R66), also while the tunnel is
@@ -128,7 +128,7 @@ impl Dialer {
     pub async fn addresses(&self, host: &Host) -> Result<Vec<(IpAddr, Way)>, DialError> {
         let addresses = match host {
             Host::Address(address) => vec![address.to_canonical()],
-            Host::Name(name) => self.resolve(name).await?,
+            Host::Name(name) => self.resolve(name).await?.iter().map(IpAddr::to_canonical).collect(),
         };
         let params = self.stack.params();
         let ways: Vec<_> = addresses
@@ -199,10 +199,14 @@ impl Dialer {
 
 /// How `address` is reached; `None` for not at all.
 pub fn way(params: &TunnelParams, address: IpAddr, bypass: Bypass) -> Option<Way> {
+    let address = address.to_canonical();
     if !is_remote(address) {
         None
     } else if params.tunnels(address) {
         Some(Way::Tunnel)
+    } else if params.claims(address) && !params.said.client_bypass_protocol {
+        // No address of its family: nothing leads there, and least of all a way in clear (R53).
+        None
     } else {
         (bypass == Bypass::Direct).then_some(Way::Direct)
     }
@@ -342,6 +346,32 @@ mod tests {
         assert_eq!(way(&params, inside, Bypass::Direct), Some(Way::Tunnel));
         assert_eq!(way(&params, outside, Bypass::Refuse), None);
         assert_eq!(way(&params, outside, Bypass::Direct), Some(Way::Direct));
+    }
+
+    /// Covers: R53, R66
+    #[test]
+    fn what_the_tunnel_claims_without_an_address_of_its_family_goes_nowhere() {
+        let only_v4 = |client_bypass_protocol| {
+            params(|said| {
+                said.v6 = None;
+                said.include = vec!["10.20.0.0/16".parse().unwrap(), "fd00:20::/64".parse().unwrap()];
+                said.dns = vec!["fd00:53::53".parse().unwrap()];
+                said.client_bypass_protocol = client_bypass_protocol;
+            })
+        };
+        for inside in ["fd00:20::1", "fd00:53::53"] {
+            let inside = inside.parse().unwrap();
+            assert_eq!(way(&only_v4(false), inside, Bypass::Direct), None, "{inside}");
+            assert_eq!(way(&only_v4(true), inside, Bypass::Direct), Some(Way::Direct), "{inside}");
+            assert_eq!(way(&only_v4(true), inside, Bypass::Refuse), None, "{inside}");
+        }
+        let outside = "fd00:21::1".parse().unwrap();
+        assert_eq!(way(&only_v4(false), outside, Bypass::Direct), Some(Way::Direct));
+        let full = params(|said| said.v6 = None);
+        assert_eq!(way(&full, outside, Bypass::Direct), None);
+        // The same host in IPv6's clothes.
+        let mapped = "::ffff:10.20.1.1".parse().unwrap();
+        assert_eq!(way(&only_v4(true), mapped, Bypass::Direct), Some(Way::Tunnel));
     }
 
     #[test]

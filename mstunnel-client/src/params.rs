@@ -59,16 +59,19 @@ impl TunnelParams {
         Leases { v4: self.said.v4.map(|v4| v4.address), v6: self.said.v6.map(|v6| v6.address) }
     }
 
-    /// Whether `destination` is reached through the tunnel.
-    ///
-    /// Name servers that the server told are, whatever the routes say; a family without an address is not.
+    /// Whether the server wants `destination` inside the tunnel: by the routes, or as a name server that it told.
+    pub fn claims(&self, destination: IpAddr) -> bool {
+        self.said.dns.contains(&destination) || self.routes.evaluate(destination) == Verdict::Tunnel
+    }
+
+    /// Whether `destination` is reached through the tunnel: what the server claims, but for a family without an
+    /// address.
     pub fn tunnels(&self, destination: IpAddr) -> bool {
         let has_family = match destination {
             IpAddr::V4(_) => self.said.v4.is_some(),
             IpAddr::V6(_) => self.said.v6.is_some(),
         };
-        has_family
-            && (self.said.dns.contains(&destination) || self.routes.evaluate(destination) == Verdict::Tunnel)
+        has_family && self.claims(destination)
     }
 }
 
