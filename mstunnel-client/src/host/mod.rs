@@ -23,7 +23,8 @@
 //!
 //! Nothing of this depends on the client being alive: the rules, the unreachable routes and the packet rules stay
 //! when it is killed, so that nothing gets out in clear (R68). [`restore`] undoes them, at the next start too; what
-//! there is to undo is written down before it is done.
+//! there is to undo is written down before it is done. A restart of the machine undoes all but the resolver's file,
+//! which is known by its first line.
 
 mod firewall;
 mod resolver;
@@ -128,9 +129,17 @@ pub async fn restore(directory: &Path) -> Result<Vec<String>, HostError> {
     undo_leftovers(&mut lock).await
 }
 
+/// What is put back after a restart of the machine.
+const FORGOTTEN: &str = "the resolver's file of before the machine was started again";
+
 async fn undo_leftovers(lock: &mut Lock) -> Result<Vec<String>, HostError> {
-    let Some(state) = lock.load()? else { return Ok(Vec::new()) };
     let netlink = Netlink::open()?;
+    let Some(state) = lock.load()? else {
+        // A restart of the machine takes the state and the rules with it, and leaves the resolver's file. Where the
+        // rules are there, both are those of a client with another state directory.
+        let is_forgotten = !netlink.has_rule(RULE).await? && resolver::undo_forgotten(lock.directory())?;
+        return Ok(if is_forgotten { vec![FORGOTTEN.to_owned()] } else { Vec::new() });
+    };
     undo(&netlink, &state).await?;
     lock.clear()?;
     Ok(vec![format!("routes, rules and resolver of {}", state.interface)])

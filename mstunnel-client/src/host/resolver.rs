@@ -19,9 +19,6 @@ use crate::device::{MARKER, Plan, resolv_conf};
 
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 
-/// Its place while ours is there. On the same file system, and it survives a restart of the machine.
-const KEPT: &str = "/etc/resolv.conf.before-mstunnel";
-
 /// The file that systemd-resolved serves.
 const STUB: &str = "/run/systemd/resolve/stub-resolv.conf";
 
@@ -132,6 +129,12 @@ pub(super) fn undo(state: &State) -> Result<(), ResolverError> {
     }
 }
 
+/// Names are asked as before a restart of the machine, which took the state with it; says whether there was a file of
+/// ours and a former one.
+pub(super) fn undo_forgotten(directory: &Path) -> Result<bool, ResolverError> {
+    Files::of_this_host(directory).put_back_forgotten()
+}
+
 /// What systemd-resolved is told: servers; domains to search, and `~` those to route; whether it asks by default.
 fn resolvectl_arguments(interface: &str, plan: &Plan) -> Vec<Vec<String>> {
     let command = |name: &str, values: Vec<String>| {
@@ -167,7 +170,7 @@ fn resolvectl(arguments: &[&str]) -> Result<(), ResolverError> {
 #[derive(Debug)]
 pub(super) struct Files {
     conf: PathBuf,
-    /// The former file or link itself.
+    /// The former file or link itself: on the same file system, and it survives a restart of the machine.
     kept: PathBuf,
     /// A copy of its text.
     copy: PathBuf,
@@ -175,7 +178,12 @@ pub(super) struct Files {
 
 impl Files {
     fn of_this_host(directory: &Path) -> Self {
-        Self { conf: RESOLV_CONF.into(), kept: KEPT.into(), copy: directory.join("resolv.conf.before") }
+        Self::at(Path::new(RESOLV_CONF), directory)
+    }
+
+    fn at(conf: &Path, directory: &Path) -> Self {
+        let kept = conf.with_added_extension("before-mstunnel");
+        Self { conf: conf.to_owned(), kept, copy: directory.join("resolv.conf.before") }
     }
 
     fn is_ours(&self) -> bool {
@@ -205,13 +213,13 @@ impl Files {
 
     fn put_back(&self) -> Result<(), ResolverError> {
         if self.is_ours() {
-            if fs::symlink_metadata(&self.kept).is_ok() && !self.is_mount() {
+            if self.has_kept() {
                 return fs::rename(&self.kept, &self.conf).map_err(file("put back", &self.conf));
             }
             if let Ok(former) = fs::read(&self.copy) {
                 fs::write(&self.conf, former).map_err(file("put back", &self.conf))?;
             }
-        } else if fs::symlink_metadata(&self.kept).is_ok() && !self.is_mount() {
+        } else if self.has_kept() {
             // Somebody has written another one meanwhile, which is newer than what we kept.
             fs::remove_file(&self.kept).map_err(file("remove", &self.kept))?;
         }
@@ -219,6 +227,20 @@ impl Files {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(file("remove", &self.copy)(error)),
             _ => Ok(()),
         }
+    }
+
+    /// Puts the former one back if ours is there, whatever the state says; says whether it did.
+    fn put_back_forgotten(&self) -> Result<bool, ResolverError> {
+        let is_forgotten = self.is_ours() && self.has_kept();
+        if is_forgotten {
+            self.put_back()?;
+        }
+        Ok(is_forgotten)
+    }
+
+    /// Whether the former file or link itself is there to be put back.
+    fn has_kept(&self) -> bool {
+        fs::symlink_metadata(&self.kept).is_ok() && !self.is_mount()
     }
 
     /// Whether something is mounted on the file.
@@ -252,11 +274,7 @@ mod tests {
     }
 
     fn files(directory: &Path) -> Files {
-        Files {
-            conf: directory.join("resolv.conf"),
-            kept: directory.join("resolv.conf.before-mstunnel"),
-            copy: directory.join("copy"),
-        }
+        Files::at(&directory.join("resolv.conf"), directory)
     }
 
     /// Covers: R67
@@ -298,6 +316,26 @@ mod tests {
         files.put_back().unwrap();
         assert_eq!(fs::read_link(&files.conf).unwrap(), Path::new("target"));
         assert_eq!(fs::read_to_string(&files.conf).unwrap(), "nameserver 192.0.2.1\n");
+    }
+
+    /// Covers: R68
+    #[test]
+    fn a_restart_of_the_machine_leaves_the_former_one_to_be_put_back() {
+        let directory = tempfile::tempdir().unwrap();
+        let files = files(directory.path());
+        fs::write(&files.conf, "nameserver 192.0.2.1\n").unwrap();
+        assert!(!files.put_back_forgotten().unwrap());
+        files.take_over(&resolv_conf(&plan(&[]))).unwrap();
+        // The state directory is empty now, and that is all.
+        assert!(files.put_back_forgotten().unwrap());
+        assert_eq!(fs::read_to_string(&files.conf).unwrap(), "nameserver 192.0.2.1\n");
+        assert!(!files.kept.exists());
+        assert!(!files.put_back_forgotten().unwrap());
+        // Nor does a former one hurt that somebody else's has replaced.
+        files.take_over(&resolv_conf(&plan(&[]))).unwrap();
+        fs::write(&files.conf, "nameserver 192.0.2.2\n").unwrap();
+        assert!(!files.put_back_forgotten().unwrap());
+        assert_eq!(fs::read_to_string(&files.conf).unwrap(), "nameserver 192.0.2.2\n");
     }
 
     #[test]
