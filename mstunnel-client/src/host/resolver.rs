@@ -186,18 +186,26 @@ impl Files {
         Self { conf: conf.to_owned(), kept, copy: directory.join("resolv.conf.before") }
     }
 
+    /// Whether ours is there, whole or what a full disk or a kill has left of it.
     fn is_ours(&self) -> bool {
-        fs::read_to_string(&self.conf).is_ok_and(|text| text.starts_with(MARKER))
+        let Ok(text) = fs::read(&self.conf) else { return false };
+        is_marked(&text) || (MARKER.as_bytes().starts_with(&text) && self.has_former())
+    }
+
+    /// Whether a former one is kept, in either place, and not one of ours that never got its own.
+    fn has_former(&self) -> bool {
+        let is_kept_ours = || fs::read(&self.kept).is_ok_and(|text| is_marked(&text));
+        (self.has_kept() && !is_kept_ours()) || self.copy.exists()
     }
 
     fn take_over(&self, text: &str) -> Result<(), ResolverError> {
         if self.is_ours() {
-            return self.rewrite(text);
+            return self.rewrite(text.as_bytes());
         }
         if self.is_mount() {
             let former = fs::read(&self.conf).map_err(file("read", &self.conf))?;
             write(&self.copy, &former).map_err(file("write", &self.copy))?;
-            return self.rewrite(text);
+            return self.rewrite(text.as_bytes());
         }
         write(&self.kept, text.as_bytes()).map_err(file("write", &self.kept))?;
         let exchanged = renameat_with(CWD, &self.kept, CWD, &self.conf, RenameFlags::EXCHANGE);
@@ -207,8 +215,16 @@ impl Files {
         })
     }
 
-    fn rewrite(&self, text: &str) -> Result<(), ResolverError> {
-        fs::write(&self.conf, text).map_err(file("write", &self.conf))
+    /// Exchanges the text, whole or not at all where the file is no mount.
+    fn rewrite(&self, text: &[u8]) -> Result<(), ResolverError> {
+        if self.is_mount() {
+            return fs::write(&self.conf, text).map_err(file("write", &self.conf));
+        }
+        let new = self.conf.with_added_extension("mstunnel-new");
+        write(&new, text).and_then(|()| fs::rename(&new, &self.conf)).map_err(|error| {
+            let _ = fs::remove_file(&new);
+            file("write", &self.conf)(error)
+        })
     }
 
     fn put_back(&self) -> Result<(), ResolverError> {
@@ -217,7 +233,7 @@ impl Files {
                 return fs::rename(&self.kept, &self.conf).map_err(file("put back", &self.conf));
             }
             if let Ok(former) = fs::read(&self.copy) {
-                fs::write(&self.conf, former).map_err(file("put back", &self.conf))?;
+                self.rewrite(&former)?;
             }
         } else if self.has_kept() {
             // Somebody has written another one meanwhile, which is newer than what we kept.
@@ -251,9 +267,15 @@ impl Files {
     }
 }
 
-/// Writes a file that everybody may read, like the one that it stands for.
+fn is_marked(text: &[u8]) -> bool {
+    text.starts_with(MARKER.as_bytes())
+}
+
+/// Writes a file that everybody may read, like the one that it stands for, down to the disk.
 fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    File::options().write(true).create(true).truncate(true).mode(0o644).open(path)?.write_all(bytes)
+    let mut file = File::options().write(true).create(true).truncate(true).mode(0o644).open(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()
 }
 
 #[cfg(test)]
@@ -336,6 +358,48 @@ mod tests {
         fs::write(&files.conf, "nameserver 192.0.2.2\n").unwrap();
         assert!(!files.put_back_forgotten().unwrap());
         assert_eq!(fs::read_to_string(&files.conf).unwrap(), "nameserver 192.0.2.2\n");
+    }
+
+    #[test]
+    fn ours_changes_in_one_step() {
+        let directory = tempfile::tempdir().unwrap();
+        let files = files(directory.path());
+        let text = resolv_conf(&plan(&[]));
+        fs::write(&files.conf, "nameserver 192.0.2.1\n").unwrap();
+        files.take_over(&text).unwrap();
+        let before = File::open(&files.conf).unwrap();
+        files.take_over(&format!("{text}# changed\n")).unwrap();
+        assert_eq!(io::read_to_string(before).unwrap(), text);
+        assert_eq!(fs::read_to_string(&files.conf).unwrap(), format!("{text}# changed\n"));
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 2);
+    }
+
+    /// Covers: R68
+    #[test]
+    fn the_former_one_comes_back_where_ours_is_cut() {
+        let directory = tempfile::tempdir().unwrap();
+        let files = files(directory.path());
+        let former = "nameserver 192.0.2.1\n";
+        fs::write(&files.conf, former).unwrap();
+        for cut in ["", &MARKER[..1], &MARKER[..MARKER.len() - 1], MARKER] {
+            files.take_over(&resolv_conf(&plan(&[]))).unwrap();
+            fs::write(&files.conf, cut).unwrap();
+            files.put_back().unwrap();
+            assert_eq!(fs::read_to_string(&files.conf).unwrap(), former, "{cut:?}");
+        }
+    }
+
+    #[test]
+    fn an_empty_former_one_is_kept_like_another() {
+        let directory = tempfile::tempdir().unwrap();
+        let files = files(directory.path());
+        fs::write(&files.conf, "").unwrap();
+        // What a take-over that was killed before its last step has left.
+        fs::write(&files.kept, resolv_conf(&plan(&[]))).unwrap();
+        files.put_back().unwrap();
+        files.take_over(&resolv_conf(&plan(&[]))).unwrap();
+        files.put_back().unwrap();
+        assert_eq!(fs::read_to_string(&files.conf).unwrap(), "");
     }
 
     #[test]
