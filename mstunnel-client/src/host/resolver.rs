@@ -271,9 +271,15 @@ fn is_marked(text: &[u8]) -> bool {
     text.starts_with(MARKER.as_bytes())
 }
 
-/// Writes a file that everybody may read, like the one that it stands for, down to the disk.
+/// Writes a new file that everybody may read, like the one that it stands for, down to the disk. What is there, be it
+/// a link, goes, and nothing is written through it.
 fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut file = File::options().write(true).create(true).truncate(true).mode(0o644).open(path)?;
+    if let Err(error) = fs::remove_file(path)
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        return Err(error);
+    }
+    let mut file = File::options().write(true).create_new(true).mode(0o644).open(path)?;
     file.write_all(bytes)?;
     file.sync_all()
 }
@@ -400,6 +406,25 @@ mod tests {
         files.take_over(&resolv_conf(&plan(&[]))).unwrap();
         files.put_back().unwrap();
         assert_eq!(fs::read_to_string(&files.conf).unwrap(), "");
+    }
+
+    #[test]
+    fn a_kept_link_that_is_outdated_is_not_written_through() {
+        let directory = tempfile::tempdir().unwrap();
+        let files = files(directory.path());
+        let target = directory.path().join("target");
+        fs::write(&target, "nameserver 192.0.2.1\n").unwrap();
+        std::os::unix::fs::symlink("target", &files.conf).unwrap();
+        files.take_over(&resolv_conf(&plan(&[]))).unwrap();
+        // Somebody writes another one meanwhile.
+        let other = directory.path().join("other");
+        fs::write(&other, "nameserver 192.0.2.2\n").unwrap();
+        fs::rename(other, &files.conf).unwrap();
+        files.take_over(&resolv_conf(&plan(&[]))).unwrap();
+        assert!(files.is_ours());
+        assert_eq!(fs::read_to_string(&target).unwrap(), "nameserver 192.0.2.1\n");
+        files.put_back().unwrap();
+        assert_eq!(fs::read_to_string(&files.conf).unwrap(), "nameserver 192.0.2.2\n");
     }
 
     #[test]
