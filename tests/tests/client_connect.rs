@@ -296,6 +296,19 @@ fn routes_of_the_local_network_pull_nothing_out() {
     }
 }
 
+/// Something cleans /run while the client lives.
+///
+/// Covers: R68
+#[test]
+fn everything_is_put_back_although_the_state_is_gone() {
+    let Some(world) = ours(&full()) else { return };
+    let before = world.picture();
+    let client = world.connect();
+    assert_ne!(world.picture(), before);
+    fs::remove_dir_all(world.state_directory()).expect("it is there");
+    world.end(client, &before);
+}
+
 /// Covers: R68, P-096
 #[test]
 fn nothing_gets_out_while_the_tunnel_reconnects() {

@@ -109,6 +109,8 @@ pub struct Host {
     netlink: Netlink,
     index: u32,
     tun: Option<(OwnedFd, Offloads)>,
+    /// What there is to undo; written down too, for when we are killed.
+    state: Option<State>,
     applied: Option<Applied>,
     resolver: Option<Resolver>,
 }
@@ -140,14 +142,14 @@ async fn undo_leftovers(lock: &mut Lock) -> Result<Vec<String>, HostError> {
         let is_forgotten = !netlink.has_rule(RULE).await? && resolver::undo_forgotten(lock.directory())?;
         return Ok(if is_forgotten { vec![FORGOTTEN.to_owned()] } else { Vec::new() });
     };
-    undo(&netlink, &state).await?;
+    undo(&netlink, &state, Resolver::of(&state).as_ref()).await?;
     lock.clear()?;
     Ok(vec![format!("routes, rules and resolver of {}", state.interface)])
 }
 
 /// Puts back everything that `state` says. The resolver first: names are asked where the routes lead.
-async fn undo(netlink: &Netlink, state: &State) -> Result<(), HostError> {
-    let resolver = resolver::undo(state);
+async fn undo(netlink: &Netlink, state: &State, resolver: Option<&Resolver>) -> Result<(), HostError> {
+    let resolver = resolver.map_or(Ok(()), Resolver::undo);
     let rules = async {
         netlink.remove_rules(RULE).await?;
         netlink.flush(TABLE).await
@@ -189,6 +191,7 @@ impl Host {
             netlink,
             index,
             tun: Some(tun),
+            state: None,
             applied: None,
             resolver: None,
         };
@@ -227,13 +230,13 @@ impl Host {
                 return Err(HostError::AddressTaken { address: *address, interface });
             }
         }
-        let mut state = self.lock.load()?.unwrap_or_else(|| State::new(&self.interface));
         let is_first = self.applied.is_none();
+        let mut state = self.state.clone().unwrap_or_else(|| State::new(&self.interface));
         if is_first {
             if has_strict_reverse_path() && state.src_valid_mark.is_none() {
                 state.src_valid_mark = fs::read_to_string(SRC_VALID_MARK).ok();
             }
-            self.lock.store(&state)?;
+            self.note(&state)?;
         }
         Firewall { interface: &self.interface, mark: MARK, plan }.apply()?;
         if state.src_valid_mark.is_some() {
@@ -245,6 +248,13 @@ impl Host {
             self.netlink.add_rule(RULE).await?;
         }
         self.ask(plan, state)?;
+        Ok(())
+    }
+
+    /// Writes down what there is to undo, before it is done.
+    fn note(&mut self, state: &State) -> Result<(), StateError> {
+        self.lock.store(state)?;
+        self.state = Some(state.clone());
         Ok(())
     }
 
@@ -289,12 +299,12 @@ impl Host {
         if plan.dns.is_empty() {
             return Ok(());
         }
-        let resolver = match &self.resolver {
+        let resolver = match &mut self.resolver {
             Some(resolver) => resolver,
             None => {
                 let resolver = Resolver::find(&self.interface, self.lock.directory());
                 state.resolver = Some(resolver.kind());
-                self.lock.store(&state)?;
+                self.note(&state)?;
                 self.resolver.insert(resolver)
             }
         };
@@ -302,13 +312,13 @@ impl Host {
         Ok(())
     }
 
-    /// Puts everything back.
+    /// Puts everything back, from memory: the state directory may have been cleaned meanwhile.
     ///
     /// # Errors
     /// What could not be put back; the rest is all the same, and the next start tries again.
     pub async fn close(mut self) -> Result<(), HostError> {
-        if let Some(state) = self.lock.load()? {
-            undo(&self.netlink, &state).await?;
+        if let Some(state) = &self.state {
+            undo(&self.netlink, state, self.resolver.as_ref()).await?;
             self.lock.clear()?;
         }
         Ok(())

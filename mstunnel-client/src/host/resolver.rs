@@ -93,6 +93,14 @@ impl Resolver {
         Self::File(Files::of_this_host(directory))
     }
 
+    /// The one that `state` speaks of.
+    pub(super) fn of(state: &State) -> Option<Self> {
+        Some(match state.resolver? {
+            ResolverKind::Resolved => Self::Resolved { interface: state.interface.clone() },
+            ResolverKind::File => Self::File(Files::of_this_host(&state.directory)),
+        })
+    }
+
     pub(super) fn kind(&self) -> ResolverKind {
         match self {
             Self::Resolved { .. } => ResolverKind::Resolved,
@@ -101,7 +109,7 @@ impl Resolver {
     }
 
     /// Names are asked as `plan` says.
-    pub(super) fn apply(&self, plan: &Plan) -> Result<(), ResolverError> {
+    pub(super) fn apply(&mut self, plan: &Plan) -> Result<(), ResolverError> {
         match self {
             Self::Resolved { interface } => {
                 for arguments in resolvectl_arguments(interface, plan) {
@@ -113,19 +121,18 @@ impl Resolver {
             Self::File(files) => files.take_over(&resolv_conf(plan)),
         }
     }
-}
 
-/// Names are asked as before. The device, and with it what systemd-resolved knows of it, may be gone already.
-pub(super) fn undo(state: &State) -> Result<(), ResolverError> {
-    match state.resolver {
-        Some(ResolverKind::Resolved) => {
-            if let Err(error) = resolvectl(&["revert", &state.interface]) {
-                tracing::debug!(%error, "nothing to revert");
+    /// Names are asked as before. The device, and with it what systemd-resolved knows of it, may be gone already.
+    pub(super) fn undo(&self) -> Result<(), ResolverError> {
+        match self {
+            Self::Resolved { interface } => {
+                if let Err(error) = resolvectl(&["revert", interface]) {
+                    tracing::debug!(%error, "nothing to revert");
+                }
+                Ok(())
             }
-            Ok(())
+            Self::File(files) => files.put_back(),
         }
-        Some(ResolverKind::File) => Files::of_this_host(&state.directory).put_back(),
-        None => Ok(()),
     }
 }
 
@@ -172,8 +179,10 @@ pub(super) struct Files {
     conf: PathBuf,
     /// The former file or link itself: on the same file system, and it survives a restart of the machine.
     kept: PathBuf,
-    /// A copy of its text.
+    /// A copy of its text, where it is a mount.
     copy: PathBuf,
+    /// The same for as long as we live.
+    former: Option<Vec<u8>>,
 }
 
 impl Files {
@@ -183,7 +192,7 @@ impl Files {
 
     fn at(conf: &Path, directory: &Path) -> Self {
         let kept = conf.with_added_extension("before-mstunnel");
-        Self { conf: conf.to_owned(), kept, copy: directory.join("resolv.conf.before") }
+        Self { conf: conf.to_owned(), kept, copy: directory.join("resolv.conf.before"), former: None }
     }
 
     /// Whether ours is there, whole or what a full disk or a kill has left of it.
@@ -195,16 +204,17 @@ impl Files {
     /// Whether a former one is kept, in either place, and not one of ours that never got its own.
     fn has_former(&self) -> bool {
         let is_kept_ours = || fs::read(&self.kept).is_ok_and(|text| is_marked(&text));
-        (self.has_kept() && !is_kept_ours()) || self.copy.exists()
+        (self.has_kept() && !is_kept_ours()) || self.former.is_some() || self.copy.exists()
     }
 
-    fn take_over(&self, text: &str) -> Result<(), ResolverError> {
+    fn take_over(&mut self, text: &str) -> Result<(), ResolverError> {
         if self.is_ours() {
             return self.rewrite(text.as_bytes());
         }
         if self.is_mount() {
             let former = fs::read(&self.conf).map_err(file("read", &self.conf))?;
             write(&self.copy, &former).map_err(file("write", &self.copy))?;
+            self.former = Some(former);
             return self.rewrite(text.as_bytes());
         }
         write(&self.kept, text.as_bytes()).map_err(file("write", &self.kept))?;
@@ -232,7 +242,7 @@ impl Files {
             if self.has_kept() {
                 return fs::rename(&self.kept, &self.conf).map_err(file("put back", &self.conf));
             }
-            if let Ok(former) = fs::read(&self.copy) {
+            if let Some(former) = self.former.clone().or_else(|| fs::read(&self.copy).ok()) {
                 self.rewrite(&former)?;
             }
         } else if self.has_kept() {
@@ -325,7 +335,7 @@ mod tests {
     #[test]
     fn the_former_file_or_link_comes_back_as_it_was() {
         let directory = tempfile::tempdir().unwrap();
-        let files = files(directory.path());
+        let mut files = files(directory.path());
         let text = resolv_conf(&plan(&[]));
         fs::write(&files.conf, "nameserver 192.0.2.1\n").unwrap();
         files.take_over(&text).unwrap();
@@ -350,7 +360,7 @@ mod tests {
     #[test]
     fn a_restart_of_the_machine_leaves_the_former_one_to_be_put_back() {
         let directory = tempfile::tempdir().unwrap();
-        let files = files(directory.path());
+        let mut files = files(directory.path());
         fs::write(&files.conf, "nameserver 192.0.2.1\n").unwrap();
         assert!(!files.put_back_forgotten().unwrap());
         files.take_over(&resolv_conf(&plan(&[]))).unwrap();
@@ -369,7 +379,7 @@ mod tests {
     #[test]
     fn ours_changes_in_one_step() {
         let directory = tempfile::tempdir().unwrap();
-        let files = files(directory.path());
+        let mut files = files(directory.path());
         let text = resolv_conf(&plan(&[]));
         fs::write(&files.conf, "nameserver 192.0.2.1\n").unwrap();
         files.take_over(&text).unwrap();
@@ -384,7 +394,7 @@ mod tests {
     #[test]
     fn the_former_one_comes_back_where_ours_is_cut() {
         let directory = tempfile::tempdir().unwrap();
-        let files = files(directory.path());
+        let mut files = files(directory.path());
         let former = "nameserver 192.0.2.1\n";
         fs::write(&files.conf, former).unwrap();
         for cut in ["", &MARKER[..1], &MARKER[..MARKER.len() - 1], MARKER] {
@@ -398,7 +408,7 @@ mod tests {
     #[test]
     fn an_empty_former_one_is_kept_like_another() {
         let directory = tempfile::tempdir().unwrap();
-        let files = files(directory.path());
+        let mut files = files(directory.path());
         fs::write(&files.conf, "").unwrap();
         // What a take-over that was killed before its last step has left.
         fs::write(&files.kept, resolv_conf(&plan(&[]))).unwrap();
@@ -411,7 +421,7 @@ mod tests {
     #[test]
     fn a_kept_link_that_is_outdated_is_not_written_through() {
         let directory = tempfile::tempdir().unwrap();
-        let files = files(directory.path());
+        let mut files = files(directory.path());
         let target = directory.path().join("target");
         fs::write(&target, "nameserver 192.0.2.1\n").unwrap();
         std::os::unix::fs::symlink("target", &files.conf).unwrap();
@@ -430,7 +440,7 @@ mod tests {
     #[test]
     fn a_file_that_somebody_else_has_written_since_stays() {
         let directory = tempfile::tempdir().unwrap();
-        let files = files(directory.path());
+        let mut files = files(directory.path());
         fs::write(&files.conf, "nameserver 192.0.2.1\n").unwrap();
         files.take_over(&resolv_conf(&plan(&[]))).unwrap();
         fs::write(&files.conf, "nameserver 192.0.2.2\n").unwrap();
