@@ -109,6 +109,22 @@ mod tests {
     }
 
     #[test]
+    fn no_option_reaches_the_end_of_time() {
+        for (option, bound, beyond, most) in [
+            ("--reconnect-timeout", "31536000", "18446744073709551615", "31536000"),
+            ("--interval", "86400", "1e19", "at most 86400"),
+            ("--timeout", "86400", "1e19", "at most 86400"),
+        ] {
+            let parse = |value| {
+                Cli::try_parse_from(["mstunnel-client", "ping", "https://vpn.example", "web", option, value])
+            };
+            assert!(parse(bound).is_ok(), "{option}");
+            let error = parse(beyond).err().map(|error| error.to_string()).unwrap_or_default();
+            assert!(error.contains(beyond) && error.contains(most), "{option}: {error:?}");
+        }
+    }
+
+    #[test]
     fn a_message_says_each_cause_once() {
         let cause = std::io::Error::other("alert");
         let error = anyhow::Error::new(cause).context("broke: alert").context("cannot get a token");

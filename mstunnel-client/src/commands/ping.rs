@@ -18,6 +18,12 @@ use super::target::Target;
 /// How many unanswered requests are remembered; at the shortest interval these are ten seconds.
 const MAX_UNANSWERED: usize = 1_024;
 
+/// Faster is a flood, which is not what this is for.
+const MIN_WAIT: Duration = Duration::from_millis(10);
+
+/// A day, which is within what a clock can add.
+const MAX_WAIT: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// Send echo requests through the tunnel
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -46,8 +52,13 @@ pub(crate) struct Args {
 fn seconds(text: &str) -> Result<Duration, String> {
     let seconds: f64 = text.parse().map_err(|_| "not a number of seconds".to_owned())?;
     let duration = Duration::try_from_secs_f64(seconds).map_err(|_| "not a number of seconds".to_owned())?;
-    // Faster is a flood, which is not what this is for.
-    if duration < Duration::from_millis(10) { Err("at least 0.01".to_owned()) } else { Ok(duration) }
+    if duration < MIN_WAIT {
+        Err(format!("at least {}", MIN_WAIT.as_secs_f64()))
+    } else if duration > MAX_WAIT {
+        Err(format!("at most {}", MAX_WAIT.as_secs()))
+    } else {
+        Ok(duration)
+    }
 }
 
 impl Args {

@@ -10,6 +10,9 @@ use mstunnel_client::{ServerUrl, Tunnel, TunnelOptions, UseDatagrams};
 use mstunnel_proto::auth::signin::{Form, Input, InputKind};
 use zeroize::Zeroizing;
 
+/// A year: for ever, and within what a clock can add.
+const MAX_RECONNECT_SECONDS: u64 = 365 * 24 * 60 * 60;
+
 /// The server and the credentials.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Target {
@@ -60,7 +63,8 @@ pub(crate) struct Target {
     #[arg(long, value_name = "NAME", help_heading = "Session")]
     hostname: Option<String>,
     /// Try to reconnect for SECONDS in all
-    #[arg(long, value_name = "SECONDS", help_heading = "Session", default_value_t = 300)]
+    #[arg(long, value_name = "SECONDS", help_heading = "Session", default_value_t = 300,
+          value_parser = clap::value_parser!(u64).range(..=MAX_RECONNECT_SECONDS))]
     reconnect_timeout: u64,
     /// Keep to TLS; no datagram channel
     #[arg(long, help_heading = "Session")]
