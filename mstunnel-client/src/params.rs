@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use mstunnel_proto::connect::ConnectParams;
+use mstunnel_proto::connect::{ConnectParams, MAX_ROUTES};
 use mstunnel_proto::mtu::Mtu;
 use mstunnel_proto::routes::{RouteError, RouteSet, SplitDns, SplitDnsError, Verdict};
 use mstunnel_proto::session::Leases;
@@ -41,7 +41,8 @@ impl TunnelParams {
         if said.v4.is_none() && said.v6.is_none() {
             return Err(ParamsError::NoAddress);
         }
-        let routes = RouteSet::new(&said.include, &said.exclude)?;
+        // How many rules there may be is for the server to say, within what its answer can hold.
+        let routes = RouteSet::new_with_limit(&said.include, &said.exclude, MAX_ROUTES)?;
         let split_dns = SplitDns::new(&said.split_dns)?;
         Ok(Self { said, routes, split_dns })
     }
@@ -95,6 +96,17 @@ mod tests {
     fn a_client_without_an_address_is_refused() {
         let said = ConnectParams::new(Mtu::new(1400));
         assert!(matches!(TunnelParams::new(said), Err(ParamsError::NoAddress)));
+    }
+
+    /// Our own server tells 500 rules, and the pool of a family that has none; another operator may have allowed more.
+    #[test]
+    fn as_many_rules_are_taken_as_a_server_may_tell() {
+        let rules: Vec<String> = (0..600).map(|n| format!("10.{}.{}.0/24", n / 128, n % 128 * 2)).collect();
+        let mut rules: Vec<&str> = rules.iter().map(String::as_str).collect();
+        rules.push("fd00:9::/64");
+        let params = params(&rules);
+        assert!(params.tunnels("10.4.174.1".parse().unwrap()));
+        assert!(!params.tunnels("10.4.175.1".parse().unwrap()));
     }
 
     #[test]

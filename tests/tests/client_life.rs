@@ -225,7 +225,7 @@ fn a_server_that_does_not_come_back_is_given_up_in_time() {
         }
         client.end().expect_failure("cannot be reached any more");
         let took = start.elapsed();
-        // Five seconds were asked for; without them it were five minutes.
+        // Five seconds were asked for; without them it would be five minutes.
         assert!(took < LONG, "given up after {took:?}");
         gateway.start_again(&network);
     }

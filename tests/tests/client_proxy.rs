@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use aws_lc_rs::digest;
 use mstunnel_tests::{
@@ -125,9 +125,15 @@ fn pages_that_are_not_there_and_destinations_outside_are_errors() {
 fn pings_are_answered_over_both_families_and_counted() {
     both(Network::new, |network, gateway| {
         for host in ["10.20.0.2", "fd00:20::2"] {
-            let arguments = [host, "--count", "3", "--interval", "0.2", "--timeout", "10"];
+            let arguments = [host, "--count", "3", "--interval", "0.2", "--timeout", "30"];
+            let start = Instant::now();
             let Some(output) = run(network, gateway, "ping", &arguments) else { return };
             let text = output.expect_success("ping");
+            assert!(
+                start.elapsed() < Duration::from_secs(25),
+                "{:?} with every answer there",
+                start.elapsed()
+            );
             assert!(text.contains("3 packets transmitted, 3 received, 0% packet loss"), "{text}");
             for number in 1..=3 {
                 assert!(text.contains(&format!("icmp_seq={number} ttl=")), "{text}");

@@ -12,7 +12,7 @@ use mstunnel_client::stack::Ping;
 use serde_json::json;
 use tokio::time::{Instant, sleep_until};
 
-use super::online::{Online, interrupted, runtime};
+use super::online::{Interrupts, Online, runtime};
 use super::target::Target;
 
 /// How many unanswered requests are remembered; at the shortest interval these are ten seconds.
@@ -83,10 +83,12 @@ impl Args {
             bail!("{} bytes do not fit the tunnel, at most {}", self.size, ping.max_payload());
         }
         let mut rounds = Rounds::default();
+        // Before the first word: who reads it may send a signal.
+        let mut interrupts = Interrupts::new().context("cannot watch for signals")?;
         self.say(format_args!("PING {host} ({address}): {} data bytes", self.size))?;
         tokio::select! {
             result = self.rounds(&ping, address, &mut rounds) => result?,
-            () = interrupted() => {}
+            () = interrupts.next() => {}
         }
         self.summarize(address, &rounds)?;
         Ok(if rounds.times.is_empty() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
@@ -112,16 +114,18 @@ impl Args {
                                     "{len} bytes from {address}: icmp_seq={number} ttl={hops} time={ms:.3} ms"
                                 ))?;
                             }
-                            if is_last && rounds.unanswered.is_empty() {
-                                return Ok(());
-                            }
                         }
+                        // It does not say which one.
                         Err(error) if error.kind() == io::ErrorKind::HostUnreachable => {
-                            self.say(format_args!("icmp_seq={sequence} destination unreachable"))?;
+                            rounds.refused += 1;
+                            self.say(format_args!("destination unreachable"))?;
                         }
                         Err(error) => return Err(error.into()),
                     },
                     () = sleep_until(until) => break,
+                }
+                if is_last && rounds.are_settled() {
+                    break;
                 }
             }
             if is_last {
@@ -162,6 +166,8 @@ impl Args {
 struct Rounds {
     sent: usize,
     times: Vec<Duration>,
+    /// Requests that somebody on the way could not deliver.
+    refused: usize,
     /// By sequence number, the oldest first.
     unanswered: VecDeque<(u16, Instant)>,
 }
@@ -174,6 +180,11 @@ impl Rounds {
             self.unanswered.pop_front();
         }
         self.unanswered.push_back((sequence, now));
+    }
+
+    /// Whether nothing more is to come.
+    fn are_settled(&self) -> bool {
+        self.unanswered.len() <= self.refused
     }
 
     /// Notes an answer, however late; how long it took, unless it came twice.
@@ -226,6 +237,10 @@ mod tests {
         assert_eq!(rounds.answered(3, after(16)), None, "nobody asked");
         assert_eq!(rounds.answered(2, after(17)), Some(Duration::from_millis(7)));
         assert_eq!((rounds.sent, rounds.times.len(), rounds.unanswered.len()), (2, 2, 0));
+        rounds.asked(3, after(20));
+        assert!(!rounds.are_settled());
+        rounds.refused += 1;
+        assert!(rounds.are_settled());
     }
 
     #[test]

@@ -65,7 +65,7 @@ impl Args {
             BypassArgument::Direct => Bypass::Direct,
         };
         let exposure = if self.allow_network { Exposure::Network } else { Exposure::Loopback };
-        // Before anybody is told that it listens: who reads that may send one.
+        // Before anybody is told that it listens: who reads that may send a signal.
         let mut interrupts = Interrupts::new().context("cannot watch for signals")?;
         let mut proxy = Proxy::new(Dialer::new(online.stack.clone(), bypass), exposure);
         for (address, service) in self.ports() {
