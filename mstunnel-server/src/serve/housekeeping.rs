@@ -139,8 +139,7 @@ pub(crate) async fn run(shared: Arc<Shared>, store: Option<FileStore>) {
 
 /// Writes the sessions now.
 pub(crate) fn save(shared: &Shared, store: &FileStore) -> io::Result<()> {
-    let snapshot = Snapshot::of(&shared.registry(), Clocks::now());
-    store.save(&snapshot)
+    store.save(|| Snapshot::of(&shared.registry(), Clocks::now()))
 }
 
 #[cfg(test)]

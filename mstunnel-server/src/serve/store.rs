@@ -7,11 +7,12 @@
 //! # Source
 //! R10, R31, R79, R81; design.md 9.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use base64::Engine;
@@ -30,6 +31,8 @@ const VERSION: u32 = 1;
 #[derive(Clone, Debug)]
 pub(crate) struct FileStore {
     path: PathBuf,
+    /// Held by who saves: the slow clock and the end of the server come from threads of their own.
+    saving: Arc<Mutex<()>>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -125,18 +128,24 @@ impl FileStore {
     /// The directory cannot be made.
     pub(crate) fn open(directory: &Path) -> io::Result<Self> {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
-        Ok(Self { path: directory.join("sessions.json") })
+        Ok(Self { path: directory.join("sessions.json"), saving: Arc::default() })
     }
 
-    /// Writes all sessions of `registry`.
+    /// Writes the sessions that `take` finds when it is this call's turn: the file never becomes older.
     ///
     /// # Errors
     /// The file cannot be written; the former one is untouched.
-    pub(crate) fn save(&self, sessions: &Snapshot) -> io::Result<()> {
+    pub(crate) fn save(&self, take: impl FnOnce() -> Snapshot) -> io::Result<()> {
+        // What a panic leaves behind is an old temporary file, which goes first.
+        let _turn = self.saving.lock().unwrap_or_else(PoisonError::into_inner);
+        let json = take().to_json()?;
         let temporary = self.path.with_extension("json.new");
-        let mut file: File =
-            OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
-        file.write_all(&sessions.to_json()?)?;
+        match fs::remove_file(&temporary) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
+        file.write_all(&json)?;
         file.sync_all()?;
         fs::rename(&temporary, &self.path)
     }
@@ -291,7 +300,7 @@ mod tests {
         let config = RegistryConfig {
             cookie_timeout: WINDOW,
             session_timeout: Some(Duration::from_secs(3600)),
-            max_sessions: 10,
+            max_sessions: 200,
             max_per_user: None,
         };
         Registry::new(config, Some(Pool::new("10.9.0.0/24".parse().unwrap(), &pool).unwrap()), None)
@@ -319,7 +328,7 @@ mod tests {
         };
         registry_before.admit(admit, before.monotonic).unwrap();
         let first = registry_before.attach(attach(cookie), before.monotonic).unwrap();
-        store.save(&Snapshot::of(&registry_before, before)).unwrap();
+        store.save(|| Snapshot::of(&registry_before, before)).unwrap();
 
         // An hour is the session timeout: half of it later half of it is left.
         let later = Duration::from_secs(1800);
@@ -365,7 +374,7 @@ mod tests {
                 registry_before.detach(id, attached.generation, lost, &counters, before.monotonic);
             }
         }
-        store.save(&Snapshot::of(&registry_before, before)).unwrap();
+        store.save(|| Snapshot::of(&registry_before, before)).unwrap();
         let held_after = |later: u64| {
             let wall = before.wall + Duration::from_secs(later);
             let mut after = registry();
@@ -402,7 +411,7 @@ mod tests {
                 let _ = registry_before.end(id, now.monotonic);
             }
         }
-        store.save(&Snapshot::of(&registry_before, ahead)).unwrap();
+        store.save(|| Snapshot::of(&registry_before, ahead)).unwrap();
 
         let mut registry_after = registry();
         assert_eq!(store.load_into(&mut registry_after, WINDOW, now).unwrap(), 1);
@@ -411,6 +420,38 @@ mod tests {
         assert_eq!(held[0].until, now.monotonic + WINDOW);
         let bob = registry_after.records().next().unwrap();
         assert_eq!(bob.ends_at(), Some(now.monotonic + Duration::from_secs(3600)));
+    }
+
+    /// Covers: R79, R81: the end of the server and its slow clock both save, from threads of their own.
+    #[test]
+    fn two_that_save_at_once_leave_the_newer_sessions_and_a_whole_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = FileStore::open(directory.path()).unwrap();
+        let clocks = Clocks::now();
+        let sessions = Mutex::new(registry());
+        let grow = |user: u8| {
+            let mut registry = sessions.lock().unwrap();
+            let admit = Admit {
+                user: format!("user-{user}"),
+                groups: Vec::new(),
+                group: None,
+                method: AuthMethod::Password,
+                cookie: CookieHash::from_bytes([user; 32]),
+                owner: OwnerKey::new(user.into()),
+            };
+            registry.admit(admit, clocks.monotonic).unwrap();
+            Snapshot::of(&registry, clocks)
+        };
+        let save_all = |store: FileStore, users: std::ops::Range<u8>| {
+            for user in users {
+                store.save(|| grow(user)).unwrap();
+            }
+        };
+        std::thread::scope(|scope| {
+            scope.spawn(|| save_all(store.clone(), 0..100));
+            scope.spawn(|| save_all(store.clone(), 100..200));
+        });
+        assert_eq!(store.load_into(&mut registry(), WINDOW, clocks).unwrap(), 200);
     }
 
     /// Covers: R81
