@@ -32,6 +32,15 @@ pub(crate) enum Flushed {
     Blocked { progress: bool },
 }
 
+/// What a read has brought.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Arrived {
+    /// So many bytes of plaintext: none when the records carry none, or the first one is not whole yet.
+    Bytes(usize),
+    /// The end of the stream.
+    End,
+}
+
 /// A TLS connection whose handshake is done, with its socket.
 pub(crate) struct Records {
     tls: ServerConnection,
@@ -76,33 +85,35 @@ impl Records {
         Ok(Flushed::All)
     }
 
-    /// Opens what one read of the socket brings, into `out`; `Ok(0)` is the end of the stream.
+    /// Opens what one read of the socket brings, into `out`.
     ///
     /// rustls by itself reads 4 KB at a time; here one system call fills `wire`, and rustls is fed from there. Nothing
     /// stays in `wire`: `out` has to be longer than it by [`LONGEST_RECORD`], which may wait inside of rustls.
     ///
-    /// `Pending` leaves the waker registered with the socket.
+    /// `Pending` leaves the waker registered with the socket; nothing else does.
     pub(crate) fn poll_read(
         &mut self,
         cx: &mut Context<'_>,
         wire: &mut [u8],
         out: &mut [u8],
-    ) -> Poll<io::Result<usize>> {
+    ) -> Poll<io::Result<Arrived>> {
         debug_assert!(out.len() >= wire.len() + LONGEST_RECORD);
-        let (mut fed, mut filled) = (0..0, 0);
+        let (mut fed, mut filled, mut has_read) = (0..0, 0, false);
         loop {
             match self.read_plaintext(out, &mut filled)? {
-                Plaintext::Ended => return Poll::Ready(Ok(filled)),
+                Plaintext::Ended if filled == 0 => return Poll::Ready(Ok(Arrived::End)),
+                Plaintext::Ended => return Poll::Ready(Ok(Arrived::Bytes(filled))),
                 Plaintext::Taken if !fed.is_empty() => {
                     let mut rest = &wire[fed.clone()];
                     self.feed(&mut rest)?;
                     fed.start = fed.end - rest.len();
                 }
-                Plaintext::Taken if filled > 0 => return Poll::Ready(Ok(filled)),
+                Plaintext::Taken if filled > 0 || has_read => return Poll::Ready(Ok(Arrived::Bytes(filled))),
                 Plaintext::Taken => {
                     let mut read = ReadBuf::new(wire);
                     std::task::ready!(Pin::new(&mut self.tcp).poll_read(cx, &mut read))?;
                     fed = 0..read.filled().len();
+                    has_read = true;
                     if fed.is_empty() {
                         self.feed(&mut io::empty())?;
                     }

@@ -30,7 +30,7 @@ use super::buffers::Buffers;
 use super::datagrams::{Change, DatagramLeg, DatagramSocket, Holder, Intake, Outlet};
 use super::live::Live;
 use super::mailbox::DatagramKind;
-use super::records::{Flushed, LONGEST_RECORD, Records};
+use super::records::{Arrived, Flushed, LONGEST_RECORD, Records};
 use super::relocation::Relocation;
 use crate::egress::Egress;
 
@@ -468,10 +468,10 @@ impl Tunnel {
             reads += 1;
             let kept = self.remainder.take_into(&mut buffer);
             // The first turn also looks at what came behind the CONNECT request.
-            let read = match self.records.poll_read(cx, &mut wire, &mut buffer[kept..]) {
-                Poll::Pending => 0,
-                Poll::Ready(Ok(read)) if read > 0 => read,
-                Poll::Ready(Ok(_) | Err(_)) => {
+            let (read, waits) = match self.records.poll_read(cx, &mut wire, &mut buffer[kept..]) {
+                Poll::Pending => (0, true),
+                Poll::Ready(Ok(Arrived::Bytes(read))) => (read, false),
+                Poll::Ready(Ok(Arrived::End) | Err(_)) => {
                     self.session.handle_stream_closed();
                     return false;
                 }
@@ -501,7 +501,7 @@ impl Tunnel {
             self.remainder.keep(frames.rest());
             // Once for all that one read has brought: of a flood of questions the session answers the first.
             self.transmit_control(bench);
-            if read == 0 || self.session.state() != SessionState::Open {
+            if waits || self.session.state() != SessionState::Open {
                 return false;
             }
         }
@@ -554,3 +554,6 @@ impl Tunnel {
         self.session.counters().clone()
     }
 }
+
+#[cfg(test)]
+mod tests;
