@@ -467,12 +467,12 @@ impl Registry {
             return Detached::Superseded;
         }
         match reason.cookie_fate() {
-            CookieFate::BelongsToSuccessor => Detached::Superseded,
             CookieFate::Dies => {
                 self.remove(id, now);
                 Detached::Ended
             }
-            CookieFate::WaitsForReconnect => {
+            // The newest has no successor, whatever it was told: the session must not be live with nobody.
+            CookieFate::WaitsForReconnect | CookieFate::BelongsToSuccessor => {
                 let until = now + self.config.cookie_timeout;
                 record.stage = Stage::Detached { until };
                 let user = record.admit.user.clone();

@@ -470,6 +470,22 @@ mod registry {
         assert!(registry.is_empty());
     }
 
+    /// Covers: R7, R51: who took over was itself replaced before it told the old connection, and told the newest.
+    #[test]
+    fn a_newest_connection_that_was_told_of_a_takeover_leaves_the_session_waiting() {
+        let start = origin();
+        let mut registry = registry_with(limits());
+        let id = registry.admit(admit("alice", COOKIE), start).unwrap();
+        let middle = registry.attach(connect(COOKIE), start).unwrap();
+        let newest = registry.attach(connect(COOKIE), start).unwrap();
+        assert_eq!(lose(&mut registry, &middle, CloseReason::TakenOver, start), Detached::Superseded);
+        let until = start + secs(300);
+        assert_eq!(lose(&mut registry, &newest, CloseReason::TakenOver, start), Detached::Waits { until });
+        assert_eq!(registry.record(id).map(Record::stage), Some(Stage::Detached { until }));
+        registry.handle_timeout(until);
+        assert!(registry.is_empty());
+    }
+
     /// Covers: R7, R32
     #[test]
     fn a_connection_learns_what_happened_between_its_connect_and_its_first_packet() {
