@@ -39,6 +39,10 @@ pub const MAX_WAITING_PER_USER: usize = 16;
 /// devices of a person, and in a large pool those of a shared account, find their sessions again.
 pub const LOST_SHARE: usize = 16;
 
+/// How long after its session timeout an attached session ends here, if its connection has not ended it: far
+/// longer than a busy holder takes.
+const LATEST_END: Duration = Duration::from_secs(60);
+
 /// The limits and windows of a [`Registry`].
 #[derive(Clone, Debug)]
 pub struct RegistryConfig {
@@ -543,7 +547,8 @@ impl Registry {
         self.pool_v4.iter().chain(&self.pool_v6)
     }
 
-    /// Ends every record whose cookie or session time is over; attached ones end in their connection.
+    /// Ends every record whose cookie or session time is over; attached ones end in their connection, and here only
+    /// when that is long overdue.
     pub fn handle_timeout(&mut self, now: Instant) {
         while let Some(&(at, id)) = self.expiries.first() {
             if at > now {
@@ -591,7 +596,11 @@ impl Registry {
         let (until, waiting) = match record.stage {
             Stage::Admitted { until } => (until, &mut own.admitted),
             Stage::Detached { until } => (until, &mut own.detached),
-            Stage::Attached { .. } => return,
+            Stage::Attached { .. } => {
+                record.expires = record.ends_at.map(|end| end + LATEST_END);
+                self.expiries.extend(record.expires.map(|at| (at, id)));
+                return;
+            }
         };
         let at = record.ends_at.map_or(until, |end| end.min(until));
         record.expires = Some(at);

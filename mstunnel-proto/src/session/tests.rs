@@ -486,6 +486,24 @@ mod registry {
         assert!(registry.is_empty());
     }
 
+    /// Covers: R10, R51
+    #[test]
+    fn a_session_that_no_connection_ends_is_over_soon_after_its_time() {
+        let start = origin();
+        let mut registry = registry_with(limits());
+        registry.admit(admit("alice", COOKIE), start).unwrap();
+        let attachment = registry.attach(connect(COOKIE), start).unwrap();
+        let end = attachment.ends_at.unwrap();
+        registry.handle_timeout(end);
+        assert_eq!(registry.attached(), 1, "its connection has time to end it");
+        let due = registry.poll_timeout().expect("somebody looks after it");
+        assert!(due > end && due <= end + secs(60));
+        registry.handle_timeout(due);
+        assert_eq!((registry.attached(), registry.len()), (0, 0));
+        assert_eq!(registry.pools().map(|pool| pool.stats().leased).sum::<u64>(), 0);
+        assert_eq!(lose(&mut registry, &attachment, CloseReason::SessionTimeout, due), Detached::Superseded);
+    }
+
     /// Covers: R7, R32
     #[test]
     fn a_connection_learns_what_happened_between_its_connect_and_its_first_packet() {
