@@ -269,17 +269,20 @@ fn attach(
         wants_v6: connect.families.v6 && carries_ipv6,
         holder: holder(context.index),
     };
-    let attached = shared.registry().attach(attach, Instant::now());
+    let attached = {
+        // Under one lock, as in `Opened::enter`: what is live is older, and not who takes over from this one meanwhile.
+        let mut registry = shared.registry();
+        let attached = registry.attach(attach, Instant::now());
+        if let Ok(Attachment { id, replaced: Some(_), .. }) = &attached
+            && let Some(old) = shared.live.get(*id)
+        {
+            old.close(CloseReason::TakenOver);
+        }
+        attached
+    };
     shared.registry_changed.notify_one();
     match attached {
-        Ok(attachment) => {
-            if attachment.replaced.is_some()
-                && let Some(old) = shared.live.get(attachment.id)
-            {
-                old.close(CloseReason::TakenOver);
-            }
-            Ok((connect, attachment))
-        }
+        Ok(attachment) => Ok((connect, attachment)),
         Err(AttachRefused::UnknownCookie) => Err(Refusal::Unauthorized.response()),
         Err(AttachRefused::TooManySessions { .. }) => {
             Err(Refusal::Unavailable("too many sessions of this user").response())
