@@ -220,6 +220,8 @@ pub(crate) struct Userspace {
 struct Session {
     id: SessionId,
     outlet: Rc<Outlet>,
+    /// Those of all its connections: a later one may have fewer.
+    addresses: RefCell<Vec<IpAddr>>,
     /// How many connections hold it: two for a moment, when one takes over from the other.
     holders: Cell<usize>,
 }
@@ -254,7 +256,7 @@ impl Userspace {
     ) -> Attached {
         let addresses: Vec<IpAddr> = addresses.collect();
         let mut outlets = self.outlets.borrow_mut();
-        let held = addresses.iter().find_map(|address| outlets.get(address)).filter(|held| held.id == id);
+        let held = addresses.iter().filter_map(|address| outlets.get(address)).find(|held| held.id == id);
         let session = match held.cloned() {
             Some(session) => {
                 session.outlet.set_client(client);
@@ -262,14 +264,19 @@ impl Userspace {
             }
             None => {
                 let outlet = Outlet::new(Rc::clone(&self.common), client, Instant::now());
-                Rc::new(Session { id, outlet, holders: Cell::new(0) })
+                Rc::new(Session { id, outlet, addresses: RefCell::default(), holders: Cell::new(0) })
             }
         };
         session.holders.set(session.holders.get() + 1);
-        for &address in &addresses {
+        let mut known = session.addresses.borrow_mut();
+        for address in addresses {
             outlets.insert(address, Rc::clone(&session));
+            if !known.contains(&address) {
+                known.push(address);
+            }
         }
-        Attached { userspace: Rc::clone(self), session, addresses }
+        drop(known);
+        Attached { userspace: Rc::clone(self), session }
     }
 }
 
@@ -277,7 +284,6 @@ impl Userspace {
 pub(crate) struct Attached {
     userspace: Rc<Userspace>,
     session: Rc<Session>,
-    addresses: Vec<IpAddr>,
 }
 
 impl Drop for Attached {
@@ -288,7 +294,7 @@ impl Drop for Attached {
             return;
         }
         let mut outlets = self.userspace.outlets.borrow_mut();
-        for address in &self.addresses {
+        for address in self.session.addresses.borrow().iter() {
             if outlets.get(address).is_some_and(|held| Rc::ptr_eq(held, &self.session)) {
                 outlets.remove(address);
             }
@@ -313,3 +319,6 @@ fn random() -> u64 {
     aws_lc_rs::rand::fill(&mut bytes).expect("the system's random generator does not fail");
     u64::from_ne_bytes(bytes)
 }
+
+#[cfg(test)]
+mod tests;
