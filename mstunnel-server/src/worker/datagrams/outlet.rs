@@ -1,5 +1,6 @@
 //! The way out for datagrams of one worker: its sockets, and the burst in the making.
 
+use std::io;
 use std::rc::Rc;
 
 use mstunnel_proto::dtls::{Burst, Path, Taken};
@@ -53,10 +54,81 @@ impl Outlet {
         let Some(socket) = self.sockets.get(usize::from(path.socket)) else {
             return;
         };
-        // No room in the kernel, no route at the moment, a link that became smaller: what a network may do at any
-        // time. The tunnelled flows repair it.
-        if let Err(error) = socket.send(&path, bytes, segment) {
-            tracing::trace!(%error, remote = %path.remote, "cannot send datagrams");
+        let Err(error) = send(socket, &path, bytes, segment) else { return };
+        let Some(segment) = segment.filter(|_| is_uncut(&error)) else { return };
+        for datagram in bytes.chunks(segment) {
+            // Each may be lost by itself.
+            let _ = send(socket, &path, datagram, None);
+        }
+        // Of the way to one client or of all: either way each burst would cost a call that fails.
+        if error.raw_os_error() == Some(libc::EIO) {
+            tracing::warn!("the kernel cannot cut bursts of datagrams; each is sent by itself from now on");
+            self.burst = Burst::new(1);
+        }
+    }
+}
+
+/// Sends; what fails is lost. No room in the kernel, no route at the moment, a link that became smaller: what a network
+/// may do at any time. The tunnelled flows repair it.
+fn send(socket: &DatagramSocket, path: &Path, bytes: &[u8], segment: Option<usize>) -> io::Result<()> {
+    let sent = socket.send(path, bytes, segment);
+    if let Err(error) = &sent {
+        tracing::trace!(%error, remote = %path.remote, "cannot send datagrams");
+    }
+    sent
+}
+
+/// Whether the kernel may have refused a burst because it cannot cut it, and not its datagrams: a route through IPsec,
+/// a device that makes no checksums (before Linux 6.11), a path MTU that became smaller.
+fn is_uncut(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EIO | libc::EINVAL))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+    use std::net::UdpSocket;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::worker::datagrams::socket::{self, Intake};
+
+    /// More datagrams than any kernel cuts out of one burst.
+    const TOO_MANY: u8 = 200;
+
+    /// The first bytes of the datagrams that `client` was sent.
+    fn received(client: &UdpSocket) -> Vec<u8> {
+        let receive = |_| {
+            let mut datagram = [0; 100];
+            client.recv(&mut datagram).unwrap();
+            datagram[0]
+        };
+        (0..TOO_MANY).map(receive).collect()
+    }
+
+    #[tokio::test]
+    async fn a_burst_that_the_kernel_does_not_cut_leaves_one_datagram_at_a_time() {
+        let server = socket::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+        client.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        client.send_to(b"hello", server.local_addr().unwrap()).unwrap();
+        let server = DatagramSocket::new(server).unwrap();
+        // The reactor believes a socket unwritable until its first turn.
+        let mut intake = Intake::new(1);
+        poll_fn(|cx| server.poll_recv(cx, &mut intake, |_, _| {})).await.unwrap();
+
+        let path = Path { remote: client.local_addr().unwrap(), local: None, socket: 0 };
+        let mut outlet = Outlet { burst: Burst::new(TOO_MANY.into()), ..Outlet::new(Rc::new([server])) };
+        for _ in 0..2 {
+            for number in 0..TOO_MANY {
+                let fill = |room: &mut [u8]| {
+                    room.fill(number);
+                    true
+                };
+                assert!(outlet.put(path, 100, fill));
+            }
+            outlet.flush();
+            assert!(received(&client).into_iter().eq(0..TOO_MANY));
         }
     }
 }
