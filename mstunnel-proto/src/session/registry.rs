@@ -532,6 +532,11 @@ impl Registry {
         self.attached
     }
 
+    /// How many records there may be.
+    pub fn max_sessions(&self) -> usize {
+        self.config.max_sessions
+    }
+
     /// How many records there are, live or waiting.
     pub fn len(&self) -> usize {
         self.records.len()

@@ -22,8 +22,12 @@ use mstunnel_proto::pool::{HeldBack, OwnerKey};
 use mstunnel_proto::session::{Admit, Leases, Record, Registry, Stage};
 use serde::{Deserialize, Serialize};
 
-/// The largest file that is read: 64,000 sessions need about 20 MB.
-const MAX_FILE_BYTES: u64 = 128 << 20;
+/// The most bytes of a session: its fields, and names of 255 bytes, each of which JSON may write as two, for a user, a
+/// chosen group and 256 groups, which is the most that `identity` takes. Usual ones have about 300.
+const MAX_SESSION_BYTES: u64 = 512 + (2 + 256) * (2 * 255 + 3);
+
+/// And of what is beside the sessions: over a million addresses in hold-back.
+const MAX_OTHER_BYTES: u64 = 128 << 20;
 
 const VERSION: u32 = 1;
 
@@ -165,13 +169,20 @@ impl FileStore {
         let file = match fs::metadata(&self.path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
             Err(error) => return Err(error),
-            Ok(metadata) if metadata.len() > MAX_FILE_BYTES => {
-                return Err(io::Error::other(format!("{} bytes, limit {MAX_FILE_BYTES}", metadata.len())));
+            Ok(metadata) if metadata.len() > max_file_bytes(registry) => {
+                let (len, limit) = (metadata.len(), max_file_bytes(registry));
+                return Err(io::Error::other(format!("{len} bytes, limit {limit}")));
             }
             Ok(_) => fs::read(&self.path)?,
         };
         take_up(&file, registry, window, clocks)
     }
+}
+
+/// The largest file that is read: what a full `registry` may have written.
+fn max_file_bytes(registry: &Registry) -> u64 {
+    let sessions = u64::try_from(registry.max_sessions()).unwrap_or(u64::MAX);
+    sessions.saturating_mul(MAX_SESSION_BYTES).saturating_add(MAX_OTHER_BYTES)
 }
 
 /// Takes what `file` holds up into `registry`; returns how many sessions came back.
@@ -295,15 +306,18 @@ mod tests {
 
     const WINDOW: Duration = Duration::from_secs(300);
 
-    fn registry() -> Registry {
-        let pool = PoolConfig { hold_back: WINDOW, reserved: Vec::new(), excluded: Vec::new() };
-        let config = RegistryConfig {
+    fn config() -> RegistryConfig {
+        RegistryConfig {
             cookie_timeout: WINDOW,
             session_timeout: Some(Duration::from_secs(3600)),
             max_sessions: 200,
             max_per_user: None,
-        };
-        Registry::new(config, Some(Pool::new("10.9.0.0/24".parse().unwrap(), &pool).unwrap()), None)
+        }
+    }
+
+    fn registry() -> Registry {
+        let pool = PoolConfig { hold_back: WINDOW, reserved: Vec::new(), excluded: Vec::new() };
+        Registry::new(config(), Some(Pool::new("10.9.0.0/24".parse().unwrap(), &pool).unwrap()), None)
     }
 
     fn attach(cookie: CookieHash) -> Attach {
@@ -452,6 +466,31 @@ mod tests {
             scope.spawn(|| save_all(store.clone(), 100..200));
         });
         assert_eq!(store.load_into(&mut registry(), WINDOW, clocks).unwrap(), 200);
+    }
+
+    /// Covers: R10, R79: names of the greatest length, of characters that JSON writes as two.
+    #[test]
+    fn what_a_full_registry_writes_is_not_too_large_to_be_read() {
+        let clocks = Clocks { monotonic: Instant::now(), wall: UNIX_EPOCH + Duration::from_secs(1 << 40) };
+        let longest = StoredSession {
+            cookie_sha256: BASE64.encode([7; 32]),
+            user: "\"".repeat(255),
+            groups: vec!["\\".repeat(255); 256],
+            group: Some("\\".repeat(255)),
+            method: StoredMethod::Certificate,
+            ipv4: Some(Ipv4Addr::BROADCAST),
+            ipv6: Some(Ipv6Addr::from([0xff; 16])),
+            ends_at: Some(clocks.to_unix(clocks.monotonic)),
+            cookie_until: Some(clocks.to_unix(clocks.monotonic)),
+        };
+        let bytes = u64::try_from(serde_json::to_vec(&longest).unwrap().len()).unwrap();
+        let mut registry = registry();
+        for max_sessions in [1, 2_000, 64_000] {
+            registry.set_config(RegistryConfig { max_sessions, ..config() });
+            let full = bytes * u64::try_from(max_sessions).unwrap();
+            let room = max_file_bytes(&registry) - MAX_OTHER_BYTES;
+            assert!(room > full, "{max_sessions} sessions of {bytes} bytes");
+        }
     }
 
     /// Covers: R81
