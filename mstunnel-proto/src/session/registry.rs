@@ -21,6 +21,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustc_hash::FxHashMap;
@@ -140,7 +141,7 @@ pub enum Stage {
 #[derive(Debug)]
 pub struct Record {
     id: SessionId,
-    admit: Admit,
+    admit: Arc<Admit>,
     authenticated: Instant,
     ends_at: Option<Instant>,
     stage: Stage,
@@ -160,6 +161,11 @@ impl Record {
     /// The authentication that it came from; for a store, and [`Registry::restore`] of what was stored.
     pub fn admit(&self) -> &Admit {
         &self.admit
+    }
+
+    /// The same, shared: for who copies many records while others wait for the registry.
+    pub fn shared_admit(&self) -> Arc<Admit> {
+        Arc::clone(&self.admit)
     }
 
     /// The user.
@@ -360,7 +366,7 @@ impl Registry {
             id,
             Record {
                 id,
-                admit,
+                admit: Arc::new(admit),
                 authenticated: now,
                 ends_at,
                 stage,

@@ -48,7 +48,7 @@ struct Stored {
     held_back: Vec<StoredHoldBack>,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 struct StoredHoldBack {
     address: IpAddr,
     owner: u64,
@@ -257,37 +257,63 @@ impl StoredSession {
 }
 
 /// The sessions of a registry at one moment, to be written without holding its lock.
-pub(crate) struct Snapshot(Stored);
+pub(crate) struct Snapshot {
+    sessions: Vec<Kept>,
+    held_back: Vec<StoredHoldBack>,
+}
 
 impl Snapshot {
-    /// Copies what has to be kept.
+    /// Takes what has to be kept; copies no name, since others wait for the registry meanwhile.
     pub(crate) fn of(registry: &Registry, clocks: Clocks) -> Self {
-        let sessions = registry.records().map(|record| stored(record, clocks)).collect();
-        let held_back = registry.held_back().map(|held| StoredHoldBack::new(held, clocks)).collect();
-        Self(Stored { version: VERSION, sessions, held_back })
+        Self {
+            sessions: registry.records().map(|record| Kept::of(record, clocks)).collect(),
+            held_back: registry.held_back().map(|held| StoredHoldBack::new(held, clocks)).collect(),
+        }
     }
 
     /// The content of the file.
     pub(crate) fn to_json(&self) -> serde_json::Result<Vec<u8>> {
-        serde_json::to_vec(&self.0)
+        let sessions = self.sessions.iter().map(StoredSession::from).collect();
+        serde_json::to_vec(&Stored { version: VERSION, sessions, held_back: self.held_back.clone() })
     }
 }
 
-fn stored(record: &Record, clocks: Clocks) -> StoredSession {
-    let leases = record.leases();
-    StoredSession {
-        cookie_sha256: BASE64.encode(record.cookie().as_bytes()),
-        user: record.user().to_owned(),
-        groups: record.groups().to_vec(),
-        group: record.group().map(str::to_owned),
-        method: record.method().into(),
-        ipv4: leases.v4,
-        ipv6: leases.v6,
-        ends_at: record.ends_at().map(|at| clocks.to_unix(at)),
-        cookie_until: match record.stage() {
-            Stage::Attached { .. } => None,
-            Stage::Admitted { until } | Stage::Detached { until } => Some(clocks.to_unix(until)),
-        },
+/// One session of a [`Snapshot`]; see [`StoredSession`].
+struct Kept {
+    admit: Arc<Admit>,
+    leases: Leases,
+    ends_at: Option<u64>,
+    cookie_until: Option<u64>,
+}
+
+impl Kept {
+    fn of(record: &Record, clocks: Clocks) -> Self {
+        Self {
+            admit: record.shared_admit(),
+            leases: record.leases(),
+            ends_at: record.ends_at().map(|at| clocks.to_unix(at)),
+            cookie_until: match record.stage() {
+                Stage::Attached { .. } => None,
+                Stage::Admitted { until } | Stage::Detached { until } => Some(clocks.to_unix(until)),
+            },
+        }
+    }
+}
+
+impl From<&Kept> for StoredSession {
+    fn from(kept: &Kept) -> Self {
+        let Kept { admit, leases, ends_at, cookie_until } = kept;
+        Self {
+            cookie_sha256: BASE64.encode(admit.cookie.as_bytes()),
+            user: admit.user.clone(),
+            groups: admit.groups.clone(),
+            group: admit.group.clone(),
+            method: admit.method.into(),
+            ipv4: leases.v4,
+            ipv6: leases.v6,
+            ends_at: *ends_at,
+            cookie_until: *cookie_until,
+        }
     }
 }
 
