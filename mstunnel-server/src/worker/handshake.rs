@@ -136,7 +136,7 @@ mod tests {
             let hellos = Arc::clone(&hellos);
             async move { hellos.handshake(far, config).await }
         });
-        let mut heard = async |near: &mut std::net::TcpStream, patience: u32| {
+        let heard = async |near: &mut std::net::TcpStream, patience: u32| {
             let mut bytes = [0; 4096];
             for _ in 0..patience {
                 tokio::time::sleep(Duration::from_millis(5)).await;
