@@ -1,7 +1,8 @@
 //! How long a lost connection is tried for, and when.
 //!
-//! A link that does not last is no success: the next loss goes on with the waits and the time that are left. Else a
-//! server that opens each tunnel and closes it at once would be visited without a pause, for ever.
+//! A link that does not last is no success: the next loss goes on with the waits that are left. Else a server that opens
+//! each tunnel and closes it at once would be visited without a pause, for ever. A network that cuts every link after a
+//! while is none of that: what lived longer than it was waited for has lasted, and each life gives its time back.
 
 use std::time::Duration;
 
@@ -9,8 +10,8 @@ use mstunnel_proto::session::Backoff;
 
 use crate::stack::random;
 
-/// From when on a link has lasted: as long as the longest wait between two tries.
-const LASTING: Duration = Duration::from_secs(60);
+/// From when on a link has lasted, if it was not waited for even longer.
+const LASTING: Duration = Duration::from_secs(5);
 
 /// What is left of the time for reconnects.
 #[derive(Debug)]
@@ -19,6 +20,7 @@ pub(crate) struct Patience {
     left: Duration,
     backoff: Backoff,
     attempts: u32,
+    last_wait: Duration,
 }
 
 /// One try.
@@ -34,24 +36,22 @@ impl Patience {
     /// For losses whose tries take `limit` in all.
     pub(crate) fn new(limit: Duration) -> Self {
         let backoff = Backoff::eager(limit).spread(random::u64());
-        Self { limit, left: limit, backoff, attempts: 0 }
+        Self { limit, left: limit, backoff, attempts: 0, last_wait: Duration::ZERO }
     }
 
-    /// A link was lost that had lived for `life`.
+    /// A link is over that had lived for `life`.
     pub(crate) fn handle_loss(&mut self, life: Duration) {
-        if life >= LASTING {
-            self.renew();
+        if life >= self.last_wait.max(LASTING) {
+            *self = Self::new(self.limit);
+        } else {
+            self.left = self.limit.min(self.left + life);
         }
-    }
-
-    /// The link did what it was for.
-    pub(crate) fn renew(&mut self) {
-        *self = Self::new(self.limit);
     }
 
     /// The next try; `None` when there is no patience left.
     pub(crate) fn next_attempt(&mut self) -> Option<Attempt> {
         let wait = self.backoff.next_wait()?;
+        self.last_wait = wait;
         self.attempts = self.attempts.saturating_add(1);
         Some(Attempt { number: self.attempts, wait })
     }
@@ -102,7 +102,23 @@ mod tests {
             assert_eq!(patience.left(), LIMIT);
             assert!(wait(&mut patience, Duration::ZERO) > Some(Duration::ZERO));
         }
-        patience.renew();
+        patience.handle_loss(LIMIT);
         assert_eq!(patience.next_attempt(), Some(Attempt { number: 1, wait: Duration::ZERO }));
+    }
+
+    /// A middlebox that forgets connections after half a minute.
+    #[test]
+    fn links_that_are_cut_again_and_again_are_gone_back_to_for_ever() {
+        let mut patience = Patience::new(LIMIT);
+        // A bad start: the tries before the first link that holds.
+        for _ in 0..6 {
+            patience.next_attempt().unwrap();
+            patience.spend(Duration::from_secs(20));
+        }
+        for _ in 0..1_000 {
+            let wait = wait(&mut patience, Duration::from_secs(30)).expect("it goes on");
+            patience.spend(wait);
+        }
+        assert_eq!(wait(&mut patience, Duration::from_secs(30)), Some(Duration::ZERO));
     }
 }

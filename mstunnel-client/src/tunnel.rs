@@ -379,7 +379,7 @@ impl Keeper {
                     why
                 }
                 LinkEnd::KeysDue => {
-                    patience.renew();
+                    patience.handle_loss(start.elapsed());
                     "new keys are due".to_owned()
                 }
             };
