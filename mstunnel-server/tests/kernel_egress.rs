@@ -327,6 +327,13 @@ fn a_link_set_down_is_repaired_and_a_deleted_one_is_noticed() {
         assert!(faults.contains(&Fault::ForwardingOff), "{faults:?}");
         assert!(gateway.ask(&udp(CLIENT, 4000, "192.0.2.9", 9000, b"?"), CLIENT).is_some(), "not repaired");
         assert!(gateway.ask(&udp(CLIENT6, 4000, "2001:db8::9", 9000, b"?"), CLIENT6).is_some());
+        // One thing that is wrong keeps nothing else from being put right.
+        world::gateway_runs("sysctl -qw net.ipv6.conf.all.disable_ipv6=1");
+        world::gateway_runs("nft delete table inet mstunnel");
+        let faults = gateway.egress.check().unwrap();
+        assert!(faults.contains(&Fault::TableMissing), "{faults:?}");
+        assert!(faults.contains(&Fault::AddressMissing("fd00:8::1".parse().unwrap())), "{faults:?}");
+        assert_eq!(gateway.egress.check().unwrap(), []);
         world::gateway_runs("ip link del mst0");
         assert!(matches!(gateway.egress.check(), Err(EgressError::Gone { .. })));
         let error = gateway.wait_for_error();

@@ -21,7 +21,7 @@ fn is_reached(client: &Netns, to: &str) -> bool {
 fn the_gateways_own_services_are_closed_but_for_the_name_server_that_clients_are_told() {
     let Some(network) = Network::new() else { return };
     let setup = Setup::new().set("routeIncludes", json!([])).set("dnsServers", json!(["10.20.0.1"]));
-    let Some(gateway) = setup.start_ours(&network) else { return };
+    let Some(mut gateway) = setup.start_ours(&network) else { return };
     let listen = |port: u16| network.server().with(|| TcpListener::bind(("::", port))).expect("a free port");
     let _services = [listen(2222), listen(53)];
     let _client = Openconnect::alice(&network, &gateway);
@@ -33,6 +33,10 @@ fn the_gateways_own_services_are_closed_but_for_the_name_server_that_clients_are
     {
         assert!(!is_reached(client, service), "{service}");
     }
+    gateway.rewrite(|setup| setup.set("dnsServers", json!(["fd00:20::1"])));
+    gateway.mst_cli(&network, &["server", "reload"]).expect_success("reload");
+    assert!(is_reached(client, "[fd00:20::1]:53"), "the new name server");
+    assert!(!is_reached(client, "10.20.0.1:53"), "the old one");
 }
 
 fn has_fences(network: &Network) -> bool {

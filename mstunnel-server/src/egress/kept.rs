@@ -1,5 +1,6 @@
 //! A kernel egress that one task looks after while another may end the server.
 
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::kernel::{EgressError, Fault, KernelEgress};
@@ -17,6 +18,11 @@ impl Kept {
     /// was just removed.
     pub(crate) fn check(&self) -> Result<Vec<Fault>, EgressError> {
         self.lock().as_ref().map_or(Ok(Vec::new()), KernelEgress::check)
+    }
+
+    /// As [`KernelEgress::set_dns`].
+    pub(crate) fn set_dns(&self, dns: Vec<IpAddr>) -> Result<(), EgressError> {
+        self.lock().as_mut().map_or(Ok(()), |egress| egress.set_dns(dns))
     }
 
     /// As [`KernelEgress::close`], after a check that is running.

@@ -35,7 +35,7 @@ use self::upkeep::Condition;
 use crate::admin::{AdminSocket, ServerControl, ServerState};
 use crate::config::{EgressMode, Settings, StateStore};
 use crate::egress::userspace::{Plan, UserspaceConfig};
-use crate::egress::{EgressConfig, KernelEgress, OpenEgress, Part, RunningEgress};
+use crate::egress::{EgressConfig, Kept, KernelEgress, OpenEgress, Part, RunningEgress};
 use crate::identity::Verifier;
 use crate::identity::oidc::Oidc;
 use crate::identity::password::PasswordFile;
@@ -66,6 +66,8 @@ pub fn fuzz_session_file(
 pub(crate) struct Running {
     pub(crate) shared: Arc<Shared>,
     settings: Mutex<Settings>,
+    /// The kernel's egress, if that is the one.
+    kept: Option<Kept>,
     egress: Condition,
     logs: OnceLock<Weak<LogGuard>>,
     stop: Notify,
@@ -127,15 +129,16 @@ impl Server {
             cookie_keys: housekeeping::new_cookie_keys()?,
             has_datagrams: !sockets.is_empty(),
         }));
+        let (parts, egress) = egress.into_parts(workers);
         let running = Arc::new(Running {
             shared: Arc::clone(&shared),
             settings: Mutex::new(settings),
+            kept: egress.kept(),
             egress: Condition::default(),
             logs: OnceLock::new(),
             stop: Notify::new(),
         });
         let (report, failures) = mpsc::unbounded_channel();
-        let (parts, egress) = egress.into_parts(workers);
         let threads = start_workers(listeners, sockets, parts, &own_addresses, &shared, &report)?;
         let server =
             Self { running, control, workers: threads, failures, egress, store, listening: addresses };
@@ -148,7 +151,7 @@ impl Server {
         self.control.spawn(housekeeping::rotate_cookie_keys(Arc::clone(&self.running.shared)));
         self.control.spawn(housekeeping::revoke(Arc::clone(&self.running.shared)));
         self.control.spawn(housekeeping::run(Arc::clone(&self.running.shared), self.store.clone()));
-        if let Some(kept) = self.egress.kept() {
+        if let Some(kept) = self.running.kept.clone() {
             self.control.spawn(upkeep::run(kept, self.running.egress.clone(), report));
         }
     }
@@ -231,7 +234,7 @@ impl Running {
         let mut settings = self.settings();
         let (mut new, warnings) = Settings::load(&settings.path).map_err(|error| error.to_string())?;
         let restart = settings.restart_needed(&new);
-        new.keep_until_restart(&settings);
+        new.keep_until_restart(&settings, self.shared.has_datagrams);
         let shared = &self.shared;
         let effective = Effective::new(&new).map_err(|error| format!("{error:#}"))?;
         let verifier = open_verifier(&new, &shared.control).map_err(|error| format!("{error:#}"))?;
@@ -245,9 +248,12 @@ impl Running {
         if let Some(logs) = self.logs.get().and_then(Weak::upgrade) {
             logs.set_level(new.log.level);
         }
+        let opened = self.kept.as_ref().map_or(Ok(()), |kept| kept.set_dns(new.configuration.dns.clone()));
+        let opened = opened
+            .map_err(|error| format!("the name servers of before stay open instead of the new: {error}"));
         *settings = new;
         let mut report = String::from("configuration reloaded; sessions opened from now on use it");
-        for warning in warnings {
+        for warning in warnings.into_iter().chain(opened.err()) {
             tracing::warn!("{warning}");
             report.push_str("\nwarning: ");
             report.push_str(&warning);

@@ -37,6 +37,14 @@ pub(super) fn remove_stale(name: &str) -> Result<(), EgressError> {
     })
 }
 
+/// Whether a process holds the interface of this name open.
+pub(super) fn is_held(name: &str) -> Result<bool, EgressError> {
+    let name = name.to_owned();
+    netlink(async move |handle| {
+        Ok(link_by_name(&handle, &name).await?.is_some_and(|link| has_carrier(&link)))
+    })
+}
+
 /// The index of the interface of this name.
 pub(super) fn index_of(name: &str) -> Result<u32, EgressError> {
     let name = name.to_owned();

@@ -84,8 +84,8 @@ pub enum EgressError {
     },
     /// The table is that of another interface.
     #[error(
-        "the nftables table of mstunnel-server belongs to interface {name}: another server runs on this host; end it, or \
-         give this one a network namespace of its own"
+        "the nftables table of mstunnel-server belongs to interface {name}: end the server that has it, or give this one a \
+         network namespace of its own"
     )]
     TableInUse {
         /// The interface, which exists.

@@ -106,7 +106,7 @@ pub(super) fn refuse_another(interface: &str) -> Result<(), EgressError> {
     let Ok(list) = nft::run("list the table", &["list", "table", "inet", TABLE], "") else { return Ok(()) };
     let list: serde_json::Value = serde_json::from_str(&list).unwrap_or_default();
     match owner(&list) {
-        Some(name) if name != interface && super::addresses::index_of(name).is_ok() => {
+        Some(name) if name != interface && super::addresses::is_held(name).unwrap_or(false) => {
             Err(EgressError::TableInUse { name: name.to_owned() })
         }
         _ => Ok(()),

@@ -210,18 +210,48 @@ impl KernelEgress {
     /// has to end.
     pub fn check(&self) -> Result<Vec<Fault>, EgressError> {
         let mut faults = addresses::check(&self.config, self.index)?;
-        if !faults.is_empty() {
-            addresses::configure(&self.config, self.index)?;
-        }
+        let is_unconfigured = !faults.is_empty();
+        // In the order of the start, and each whatever became of the one before: the fences above all.
+        let fenced = self.check_table(&mut faults);
+        let forwarded = self.check_forwarding(is_unconfigured, &mut faults);
+        let configured =
+            if is_unconfigured { addresses::configure(&self.config, self.index) } else { Ok(()) };
+        fenced.and(forwarded).and(configured)?;
+        Ok(faults)
+    }
+
+    fn check_table(&self, faults: &mut Vec<Fault>) -> Result<(), EgressError> {
         if self.fenced && !masquerade::is_applied(&self.config)? {
             masquerade::apply(&self.config)?;
             faults.push(Fault::TableMissing);
         }
-        if !forwarding::is_enabled(&self.config) {
+        Ok(())
+    }
+
+    /// The interface's settings too, without which it may take no address.
+    fn check_forwarding(&self, is_unconfigured: bool, faults: &mut Vec<Fault>) -> Result<(), EgressError> {
+        let is_off = !forwarding::is_enabled(&self.config);
+        if is_off || is_unconfigured {
             forwarding::enable(&self.config)?;
-            faults.push(Fault::ForwardingOff);
         }
-        Ok(faults)
+        faults.extend(is_off.then_some(Fault::ForwardingOff));
+        Ok(())
+    }
+
+    /// Opens other name servers than those of the start (see [`EgressConfig::dns`]).
+    ///
+    /// # Errors
+    /// The table could not be replaced, and is as it was.
+    pub fn set_dns(&mut self, dns: Vec<IpAddr>) -> Result<(), EgressError> {
+        if self.config.dns == dns {
+            return Ok(());
+        }
+        let before = std::mem::replace(&mut self.config.dns, dns);
+        let applied = if self.fenced { masquerade::apply(&self.config) } else { Ok(()) };
+        if applied.is_err() {
+            self.config.dns = before;
+        }
+        applied
     }
 
     /// Removes the interface and the table. Forwarding stays on (see `forwarding`).
