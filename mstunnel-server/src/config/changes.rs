@@ -2,9 +2,9 @@
 //!
 //! | changed | taken up |
 //! | --- | --- |
-//! | certificate and key | by new handshakes |
+//! | certificate and key, TLS versions, client authorities | by new handshakes |
 //! | sign-in, groups, banners, DNS, routes, timers, limits, the end of UDP, site, log level | by new logins and new sessions; live ones keep theirs |
-//! | addresses and port, the begin of UDP, pools, MTU, egress, state, control socket, metrics, TLS versions, client authorities, log format | by a restart |
+//! | addresses and port, the begin of UDP, pools, MTU, egress, state, control socket, metrics, log format | by a restart |
 
 use super::Settings;
 
@@ -20,9 +20,6 @@ impl Settings {
             ("network", old_json.pool_v4 != new_json.pool_v4),
             ("ipv6Network", old_json.pool_v6 != new_json.pool_v6),
             ("mtu", old_json.advanced.mtu != new_json.advanced.mtu),
-            ("tls.minimum_version", self.tls.minimum != new.tls.minimum),
-            ("tls.maximum_version", self.tls.maximum != new.tls.maximum),
-            ("auth.certificate.ca", self.tls.client_ca != new.tls.client_ca),
             ("egress.mode", self.egress.mode != new.egress.mode),
             ("egress.interface", self.egress.interface != new.egress.interface),
             ("egress.offload", self.egress.offload != new.egress.offload),
@@ -39,10 +36,10 @@ impl Settings {
     /// Takes from `running` what sockets, pools, buffers and the egress were made of: half of a change would offer
     /// clients a port on which nobody listens, or fences around a pool that nobody leases from. The next comparison
     /// finds the change again.
-    pub(crate) fn keep_until_restart(&mut self, running: &Self) {
+    pub(crate) fn keep_until_restart(&mut self, running: &Self, has_datagrams: bool) {
         let (new, old) = (&mut self.configuration, &running.configuration);
         new.listen_port = old.listen_port;
-        new.udp &= old.udp;
+        new.udp &= has_datagrams;
         (new.pool_v4, new.pool_v6) = (old.pool_v4, old.pool_v6);
         new.advanced.mtu = old.advanced.mtu;
         self.listen.clone_from(&running.listen);

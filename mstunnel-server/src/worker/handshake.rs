@@ -18,7 +18,7 @@ use std::io;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustls::ServerConfig;
 use rustls::server::Acceptor;
@@ -30,6 +30,9 @@ use tokio_rustls::server::TlsStream;
 
 /// A TLS handshake takes a few round trips.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A step that signs takes longer, one that asks for another hello or reads a few bytes does not.
+const CHEAP: Duration = Duration::from_micros(50);
 
 /// The queue of those who have said hello.
 pub(crate) struct Hellos(Semaphore);
@@ -67,9 +70,12 @@ impl Hellos {
         let waker = Waker::from(Arc::clone(&woken));
         loop {
             let turn = self.0.acquire().await;
+            let begun = Instant::now();
             let step = rest.as_mut().poll(&mut Context::from_waker(&waker));
-            // Kept meanwhile: what is ready on this worker comes before the next signature.
-            tokio::task::yield_now().await;
+            if begun.elapsed() > CHEAP {
+                // Kept meanwhile: what is ready on this worker comes before the next signature.
+                tokio::task::yield_now().await;
+            }
             drop(turn);
             match step {
                 Poll::Ready(done) => return done,

@@ -214,6 +214,7 @@ impl Inner {
         seen.at = now;
         let fingerprint = Fingerprint::of(&self.path);
         if fingerprint == seen.fingerprint {
+            seen.is_told = false;
             return;
         }
         self.take(&mut seen, fingerprint, read_table(&self.path));
@@ -238,9 +239,10 @@ impl Inner {
                 if !is_read_again {
                     seen.fingerprint = fingerprint;
                 }
-                if !std::mem::replace(&mut seen.is_told, is_read_again) {
+                if !(is_read_again && seen.is_told) {
                     warn!("{error}; the last good password file stays in use");
                 }
+                seen.is_told = is_read_again;
             }
         }
     }

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::rc::Rc;
+use std::time::{Duration, Instant};
 
 use mstunnel_proto::dtls::{Burst, Path, Taken};
 
@@ -11,13 +12,19 @@ use super::socket::DatagramSocket;
 pub(crate) struct Outlet {
     sockets: Rc<[DatagramSocket]>,
     burst: Burst<Path>,
+    /// While the kernel cuts no bursts: until when none are tried.
+    uncut_until: Option<Instant>,
+    is_told: bool,
 }
+
+/// How long bursts are not tried after the kernel could not cut one: it may be the way to one client alone.
+const UNCUT: Duration = Duration::from_secs(60);
 
 impl Outlet {
     /// An outlet over `sockets`; a [`Path`] says which by its place.
     pub(crate) fn new(sockets: Rc<[DatagramSocket]>) -> Self {
-        let max_segments = sockets.iter().map(DatagramSocket::max_segments).min().unwrap_or(1);
-        Self { sockets, burst: Burst::new(max_segments) }
+        let burst = whole_bursts(&sockets);
+        Self { sockets, burst, uncut_until: None, is_told: false }
     }
 
     /// Adds a datagram of `len` bytes to the burst; `fill` writes it, or gives it up. Returns whether it did.
@@ -48,6 +55,16 @@ impl Outlet {
 
     /// Hands the burst to the kernel.
     pub(crate) fn flush(&mut self) {
+        if self.uncut_until.is_some_and(|until| Instant::now() >= until) {
+            self.send_taken();
+            self.burst = whole_bursts(&self.sockets);
+            self.uncut_until = None;
+        } else {
+            self.send_taken();
+        }
+    }
+
+    fn send_taken(&mut self) {
         let Some(Taken { destination: path, bytes, segment }) = self.burst.take() else {
             return;
         };
@@ -62,10 +79,19 @@ impl Outlet {
         }
         // Of the way to one client or of all: either way each burst would cost a call that fails.
         if error.raw_os_error() == Some(libc::EIO) {
-            tracing::warn!("the kernel cannot cut bursts of datagrams; each is sent by itself from now on");
+            if !std::mem::replace(&mut self.is_told, true) {
+                tracing::warn!(
+                    "the kernel cannot cut bursts of datagrams; each is sent by itself for a while"
+                );
+            }
             self.burst = Burst::new(1);
+            self.uncut_until = Some(Instant::now() + UNCUT);
         }
     }
+}
+
+fn whole_bursts(sockets: &[DatagramSocket]) -> Burst<Path> {
+    Burst::new(sockets.iter().map(DatagramSocket::max_segments).min().unwrap_or(1))
 }
 
 /// Sends; what fails is lost. No room in the kernel, no route at the moment, a link that became smaller: what a network
@@ -88,7 +114,6 @@ fn is_uncut(error: &io::Error) -> bool {
 mod tests {
     use std::future::poll_fn;
     use std::net::UdpSocket;
-    use std::time::Duration;
 
     use super::*;
     use crate::worker::datagrams::socket::{self, Intake};
