@@ -144,10 +144,20 @@ impl World {
         }
     }
 
-    /// Demands that packets of each family pass in both directions; a new connection meanwhile may cost some.
+    /// Demands that packets of each family pass in both directions; a new connection meanwhile may cost some. A client
+    /// whose session is over, and who was not told because a NAT had forgotten the connection, has to find that out.
     pub fn demand_traffic(&mut self, client: ClientId) {
         let before = self.places[client.0].client.conn();
         let Some(lost) = self.find_lost(client) else { return };
+        if !self.has_good_cookie(client) {
+            // Asked, asked again, and given up.
+            let dpd = self.places[client.0].client.said().and_then(|(said, _)| said.dpd);
+            self.advance(dpd.unwrap_or_default() * 3);
+            self.await_rest(client);
+            if self.stage(client) == "off" {
+                return;
+            }
+        }
         self.await_rest(client);
         if self.places[client.0].client.conn() == before || self.find_lost(client).is_some() {
             self.fail(format_args!("packet {lost} of or for {client:?} did not arrive"));
