@@ -9,9 +9,8 @@ use mstunnel_client::device::Plan;
 use mstunnel_client::host::{Host, MARK, ResolverKind, default_directory};
 use mstunnel_client::{Tunnel, TunnelState};
 use serde_json::{Value, json};
-use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::online::runtime;
+use super::online::{Interrupts, runtime};
 use super::target::Target;
 
 /// Send this machine's traffic through the tunnel, by a TUN device; needs CAP_NET_ADMIN
@@ -62,14 +61,14 @@ impl Args {
     pub(crate) fn execute(self) -> anyhow::Result<ExitCode> {
         runtime()?.block_on(async {
             let report = Report { json: self.json };
-            let mut asked = Asked::new().context("cannot watch for signals")?;
+            let mut asked = Interrupts::or_hangup().context("cannot watch for signals")?;
             let (mut host, undone) = Host::open(&self.tun, &self.state.directory()).await?;
             for what in undone {
                 report.step("restored", &json!({ "what": what }), &format!("put back after a kill: {what}"));
             }
             let opened = tokio::select! {
                 opened = self.target.open_marked(Some(MARK)) => opened,
-                () = asked.recv() => return Ok(ExitCode::SUCCESS),
+                () = asked.next() => return Ok(ExitCode::SUCCESS),
             };
             let mut tunnel = opened?;
             let end = match serve(&mut host, &mut tunnel, &report, &mut asked).await {
@@ -116,7 +115,7 @@ async fn serve(
     host: &mut Host,
     tunnel: &mut Tunnel,
     report: &Report,
-    asked: &mut Asked,
+    asked: &mut Interrupts,
 ) -> anyhow::Result<End> {
     let server = tunnel.server();
     report.step("connected", &json!({ "server": server }), &format!("connected to {server}"));
@@ -133,7 +132,7 @@ async fn serve(
     let mut is_up = true;
     loop {
         tokio::select! {
-            () = asked.recv() => return Ok(End::Asked),
+            () = asked.next() => return Ok(End::Asked),
             reason = tunnel.ended() => return Ok(End::Lost(anyhow::anyhow!("the tunnel ended: {reason}"))),
             gone = &mut carrying => {
                 let error = gone.unwrap_or_else(io::Error::other);
@@ -218,28 +217,6 @@ impl Report {
         );
         for note in &plan.notes {
             self.step("note", &json!({ "text": note }), note);
-        }
-    }
-}
-
-/// The signals that ask for an end.
-struct Asked([Signal; 3]);
-
-impl Asked {
-    fn new() -> io::Result<Self> {
-        Ok(Self([
-            signal(SignalKind::interrupt())?,
-            signal(SignalKind::terminate())?,
-            signal(SignalKind::hangup())?,
-        ]))
-    }
-
-    async fn recv(&mut self) {
-        let [interrupt, terminate, hangup] = &mut self.0;
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-            _ = hangup.recv() => {}
         }
     }
 }

@@ -1,6 +1,8 @@
 //! A tunnel with a stack over it: what `get`, `ping` and `proxy` begin with.
 
+use std::future::poll_fn;
 use std::io;
+use std::task::Poll;
 use std::time::Duration;
 
 use mstunnel_client::stack::Stack;
@@ -53,22 +55,31 @@ pub(super) async fn interrupted() {
     }
 }
 
-/// SIGINT and SIGTERM, from now on.
+/// Signals that ask for an end, from now on.
 #[derive(Debug)]
-pub(super) struct Interrupts([Signal; 2]);
+pub(super) struct Interrupts(Vec<Signal>);
 
 impl Interrupts {
-    /// Takes them over from the system, whose way is to kill.
+    /// Takes SIGINT and SIGTERM over from the system, whose way is to kill.
     pub(super) fn new() -> io::Result<Self> {
-        Ok(Self([signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?]))
+        Self::of(&[SignalKind::interrupt(), SignalKind::terminate()])
+    }
+
+    /// The same with SIGHUP: the terminal has gone.
+    pub(super) fn or_hangup() -> io::Result<Self> {
+        Self::of(&[SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()])
+    }
+
+    fn of(kinds: &[SignalKind]) -> io::Result<Self> {
+        kinds.iter().map(|&kind| signal(kind)).collect::<io::Result<_>>().map(Self)
     }
 
     /// Waits for the next one.
     pub(super) async fn next(&mut self) {
-        let Self([interrupt, terminate]) = self;
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-        }
+        poll_fn(|cx| {
+            let is_there = self.0.iter_mut().any(|signal| signal.poll_recv(cx).is_ready());
+            if is_there { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
     }
 }

@@ -21,4 +21,4 @@ pub use self::kernel::{
 pub use self::listed::{Allowed, NotAllowed, Published};
 #[doc(hidden)]
 pub use self::userspace::fuzzing::{FuzzFlow, Pumped};
-pub(crate) use self::worker::{Egress, OpenEgress, Part, RunningEgress};
+pub(crate) use self::worker::{Egress, OpenEgress, Part};

@@ -11,7 +11,7 @@ use mstunnel_proto::packet::offload::Segments;
 use mstunnel_proto::session::{Leases, SessionId};
 
 use super::kept::Kept;
-use super::kernel::{EgressError, KernelEgress, TunQueue, Uplink};
+use super::kernel::{KernelEgress, TunQueue, Uplink};
 use super::userspace::{Attached, Plan, ToClient, Userspace};
 
 /// The egress of a server that starts.
@@ -19,13 +19,6 @@ use super::userspace::{Attached, Plan, ToClient, Userspace};
 pub(crate) enum OpenEgress {
     Kernel(KernelEgress),
     Userspace(Arc<Plan>),
-}
-
-/// The egress of a server that runs.
-#[derive(Debug)]
-pub(crate) enum RunningEgress {
-    Kernel(Kept),
-    Userspace,
 }
 
 impl OpenEgress {
@@ -37,38 +30,16 @@ impl OpenEgress {
         }
     }
 
-    /// The parts for `workers` workers, and what stays with the server.
-    pub(crate) fn into_parts(self, workers: usize) -> (Vec<Part>, RunningEgress) {
+    /// The parts for `workers` workers, and what there is to look after and to close, if anything.
+    pub(crate) fn into_parts(self, workers: usize) -> (Vec<Part>, Option<Kept>) {
         match self {
             Self::Kernel(mut kernel) => {
                 let parts = kernel.take_queues().into_iter().map(Part::Kernel).collect();
-                (parts, RunningEgress::Kernel(Kept::new(kernel)))
+                (parts, Some(Kept::new(kernel)))
             }
             Self::Userspace(plan) => {
-                let parts = (0..workers).map(|_| Part::Userspace(Arc::clone(&plan))).collect();
-                (parts, RunningEgress::Userspace)
+                ((0..workers).map(|_| Part::Userspace(Arc::clone(&plan))).collect(), None)
             }
-        }
-    }
-}
-
-impl RunningEgress {
-    /// What somebody has to look after.
-    pub(crate) fn kept(&self) -> Option<Kept> {
-        match self {
-            Self::Kernel(kept) => Some(kept.clone()),
-            Self::Userspace => None,
-        }
-    }
-
-    /// Leaves the host as it was.
-    ///
-    /// # Errors
-    /// What could not be removed.
-    pub(crate) fn close(self) -> Result<(), EgressError> {
-        match self {
-            Self::Kernel(kept) => kept.close(),
-            Self::Userspace => Ok(()),
         }
     }
 }

@@ -35,7 +35,7 @@ use self::upkeep::Condition;
 use crate::admin::{AdminSocket, ServerControl, ServerState};
 use crate::config::{EgressMode, Settings, StateStore};
 use crate::egress::userspace::{Plan, UserspaceConfig};
-use crate::egress::{EgressConfig, Kept, KernelEgress, OpenEgress, Part, RunningEgress};
+use crate::egress::{EgressConfig, Kept, KernelEgress, OpenEgress, Part};
 use crate::identity::Verifier;
 use crate::identity::oidc::Oidc;
 use crate::identity::password::PasswordFile;
@@ -79,7 +79,6 @@ pub struct Server {
     control: tokio::runtime::Runtime,
     workers: Vec<JoinHandle<()>>,
     failures: mpsc::UnboundedReceiver<String>,
-    egress: RunningEgress,
     store: Option<FileStore>,
     listening: Vec<SocketAddr>,
 }
@@ -129,19 +128,18 @@ impl Server {
             cookie_keys: housekeeping::new_cookie_keys()?,
             has_datagrams: !sockets.is_empty(),
         }));
-        let (parts, egress) = egress.into_parts(workers);
+        let (parts, kept) = egress.into_parts(workers);
         let running = Arc::new(Running {
             shared: Arc::clone(&shared),
             settings: Mutex::new(settings),
-            kept: egress.kept(),
+            kept,
             egress: Condition::default(),
             logs: OnceLock::new(),
             stop: Notify::new(),
         });
         let (report, failures) = mpsc::unbounded_channel();
         let threads = start_workers(listeners, sockets, parts, &own_addresses, &shared, &report)?;
-        let server =
-            Self { running, control, workers: threads, failures, egress, store, listening: addresses };
+        let server = Self { running, control, workers: threads, failures, store, listening: addresses };
         server.start_control(socket, report);
         Ok(server)
     }
@@ -219,7 +217,8 @@ impl Server {
             }
         }
         self.control.shutdown_timeout(Duration::from_millis(200));
-        self.egress.close().context("cannot clean up the egress")?;
+        let closed = self.running.kept.as_ref().map_or(Ok(()), Kept::close);
+        closed.context("cannot clean up the egress")?;
         saved.context("cannot save the sessions")
     }
 }

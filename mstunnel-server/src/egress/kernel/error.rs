@@ -88,7 +88,7 @@ pub enum EgressError {
          network namespace of its own"
     )]
     TableInUse {
-        /// The interface, which exists.
+        /// The interface, which a process holds open.
         name: String,
     },
     /// The TUN device could not be made.

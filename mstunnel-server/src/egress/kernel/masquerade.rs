@@ -100,7 +100,7 @@ pub(super) fn is_applied(config: &EgressConfig) -> Result<bool, EgressError> {
     Ok(present == comments(&want))
 }
 
-/// Refuses while the table is that of another interface, which exists: whoever replaces it takes that one's fences away.
+/// Refuses while the table is that of another interface that a process holds: whoever replaces it takes that one's fences away.
 pub(super) fn refuse_another(interface: &str) -> Result<(), EgressError> {
     // Without nft, and without a table, there is nothing to take away.
     let Ok(list) = nft::run("list the table", &["list", "table", "inet", TABLE], "") else { return Ok(()) };

@@ -55,12 +55,10 @@ impl Outlet {
 
     /// Hands the burst to the kernel.
     pub(crate) fn flush(&mut self) {
+        self.send_taken();
         if self.uncut_until.is_some_and(|until| Instant::now() >= until) {
-            self.send_taken();
             self.burst = whole_bursts(&self.sockets);
             self.uncut_until = None;
-        } else {
-            self.send_taken();
         }
     }
 
