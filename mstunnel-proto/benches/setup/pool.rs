@@ -28,7 +28,7 @@ impl Crowd {
         let now = origin();
         let config = PoolConfig { hold_back, ..PoolConfig::default() };
         let mut pool = Pool::new(prefix.parse().expect("a prefix"), &config).expect("a pool");
-        let leases = (0..out).map(|key| pool.lease(OwnerKey::new(key), now).expect("room")).collect();
+        let leases = (0..out).map(|key| pool.lease(OwnerKey::new(key)).expect("room")).collect();
         Self { pool, leases, which: 0, newest_owner: out, now }
     }
 
@@ -41,6 +41,7 @@ impl Crowd {
     /// One gives its lease back, and one that was never there takes one.
     pub(crate) fn replace(&mut self) {
         self.give_back();
+        self.pool.handle_timeout(self.now);
         self.newest_owner += 1;
         self.take(OwnerKey::new(self.newest_owner));
     }
@@ -54,6 +55,6 @@ impl Crowd {
     }
 
     fn take(&mut self, owner: OwnerKey) {
-        self.leases.push(self.pool.lease(black_box(owner), self.now).expect("one was given back"));
+        self.leases.push(self.pool.lease(black_box(owner)).expect("one was given back"));
     }
 }

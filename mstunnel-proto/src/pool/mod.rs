@@ -146,12 +146,12 @@ impl Pool {
     /// Leases an address to `owner`.
     ///
     /// In this order: its reservation, the address held back for it, the one it had last, the one its key
-    /// leads to, any free one. O(1), but for the hold-backs that have ended since the last call.
+    /// leads to, any free one. O(1).
     ///
     /// # Errors
-    /// [`Exhausted`] when every address is leased, held back for another owner, or reserved.
-    pub fn lease(&mut self, owner: OwnerKey, now: Instant) -> Result<Lease, Exhausted> {
-        self.handle_timeout(now);
+    /// [`Exhausted`] when every address is leased, held back for another owner, or reserved; one whose hold-back has
+    /// ended is free after [`Pool::handle_timeout`].
+    pub fn lease(&mut self, owner: OwnerKey) -> Result<Lease, Exhausted> {
         let known = self.idle_reservation(owner).or_else(|| self.records.newest_held(owner));
         if let Some(key) = known {
             self.records.lease(key);
@@ -224,7 +224,8 @@ impl Pool {
         Ok(())
     }
 
-    /// Frees the addresses whose hold-back has ended.
+    /// Frees the addresses whose hold-back has ended; nothing else does, so that whoever keeps something of them
+    /// elsewhere, as a NAT does, can clear it before (R50).
     pub fn handle_timeout(&mut self, now: Instant) {
         while let Some((key, until)) = self.records.oldest_held() {
             if until > now {

@@ -39,23 +39,23 @@ fn pool(prefix: &str) -> Pool {
 fn an_owner_gets_its_address_again_during_the_hold_back_and_after_it() {
     let start = origin();
     let mut pool = pool("10.0.0.0/16");
-    let first = pool.lease(owner(1), start).unwrap();
+    let first = pool.lease(owner(1)).unwrap();
     let had = first.address();
     pool.release(first, start).unwrap();
-    let again = pool.lease(owner(1), start).unwrap();
+    let again = pool.lease(owner(1)).unwrap();
     assert_eq!(again.address(), had);
     pool.release(again, start).unwrap();
     let much_later = start + secs(86_400);
     pool.handle_timeout(much_later);
     assert_eq!(pool.stats().held_back, 0);
-    assert_eq!(pool.lease(owner(1), much_later).unwrap().address(), had);
+    assert_eq!(pool.lease(owner(1)).unwrap().address(), had);
 }
 
 #[test]
 fn an_owner_that_did_not_get_its_first_choice_still_gets_its_last_address() {
     let start = origin();
     let mut pool = pool("10.0.0.0/28");
-    let leases: Vec<_> = (0..13).map(|key| pool.lease(owner(key), start).unwrap()).collect();
+    let leases: Vec<_> = (0..13).map(|key| pool.lease(owner(key)).unwrap()).collect();
     let had: Vec<_> = leases.iter().map(Lease::address).collect();
     for lease in leases {
         pool.release(lease, start).unwrap();
@@ -63,7 +63,7 @@ fn an_owner_that_did_not_get_its_first_choice_still_gets_its_last_address() {
     let later = start + HOLD_BACK;
     pool.handle_timeout(later);
     for (key, had) in (0_u32..13).zip(had).rev() {
-        assert_eq!(pool.lease(owner(key.into()), later).unwrap().address(), had, "owner {key}");
+        assert_eq!(pool.lease(owner(key.into())).unwrap().address(), had, "owner {key}");
     }
 }
 
@@ -72,17 +72,36 @@ fn an_owner_that_did_not_get_its_first_choice_still_gets_its_last_address() {
 fn a_full_pool_that_is_only_held_back_lets_its_owner_in_and_nobody_else() {
     let start = origin();
     let mut pool = pool("10.0.0.0/30");
-    let lease = pool.lease(owner(1), start).unwrap();
+    let lease = pool.lease(owner(1)).unwrap();
     pool.release(lease, start).unwrap();
     let almost = start + HOLD_BACK - Duration::from_nanos(1);
-    let refused = pool.lease(owner(2), almost).unwrap_err();
+    pool.handle_timeout(almost);
+    let refused = pool.lease(owner(2)).unwrap_err();
     assert_eq!(refused, Exhausted { leased: 0, held_back: 1, size: 1 });
     assert_eq!(refused.to_string(), "no free address: 0 leased and 1 held back of 1");
-    let lease = pool.lease(owner(1), almost).unwrap();
+    let lease = pool.lease(owner(1)).unwrap();
     pool.release(lease, almost).unwrap();
     assert_eq!(pool.poll_timeout(), Some(almost + HOLD_BACK));
-    assert!(pool.lease(owner(2), start + HOLD_BACK).is_err(), "the second release holds back anew");
-    assert!(pool.lease(owner(2), almost + HOLD_BACK).is_ok());
+    pool.handle_timeout(start + HOLD_BACK);
+    assert!(pool.lease(owner(2)).is_err(), "the second release holds back anew");
+    pool.handle_timeout(almost + HOLD_BACK);
+    assert!(pool.lease(owner(2)).is_ok());
+}
+
+/// Covers: R50: what others keep of an address is cleared between the end of its hold-back and its next lease.
+#[test]
+fn an_address_is_free_when_the_end_of_its_hold_back_is_handled_and_not_before() {
+    let start = origin();
+    let mut pool = pool("10.0.0.0/30");
+    let lease = pool.lease(owner(1)).unwrap();
+    let had = lease.address();
+    pool.release(lease, start).unwrap();
+    let later = start + secs(86_400);
+    assert!(pool.lease(owner(2)).is_err());
+    assert_eq!(pool.held_back().map(|held| held.address).collect::<Vec<_>>(), [had]);
+    assert_eq!(pool.poll_timeout(), Some(start + HOLD_BACK));
+    pool.handle_timeout(later);
+    assert_eq!(pool.lease(owner(2)).unwrap().address(), had);
 }
 
 /// Covers: R51
@@ -90,26 +109,25 @@ fn a_full_pool_that_is_only_held_back_lets_its_owner_in_and_nobody_else() {
 fn two_sessions_of_one_owner_have_an_address_each_and_get_both_again() {
     let start = origin();
     let mut pool = pool("10.0.0.0/24");
-    let both = [pool.lease(owner(1), start).unwrap(), pool.lease(owner(1), start).unwrap()];
+    let both = [pool.lease(owner(1)).unwrap(), pool.lease(owner(1)).unwrap()];
     let had: BTreeSet<_> = both.iter().map(Lease::address).collect();
     assert_eq!(had.len(), 2);
     for lease in both {
         pool.release(lease, start).unwrap();
     }
-    let again = [pool.lease(owner(1), start).unwrap(), pool.lease(owner(1), start).unwrap()];
+    let again = [pool.lease(owner(1)).unwrap(), pool.lease(owner(1)).unwrap()];
     assert_eq!(again.iter().map(Lease::address).collect::<BTreeSet<_>>(), had);
 }
 
 /// Covers: R51
 #[test]
 fn every_address_but_those_set_aside_is_leased_once() {
-    let start = origin();
     let mut pool =
         pool_with("10.0.0.0/28", &[(50, "10.0.0.5")], &["10.0.0.9", "192.0.2.1", "fd00::9"]).unwrap();
     assert_eq!(pool.server_address(), address("10.0.0.1"));
     assert_eq!(pool.stats(), PoolStats { leased: 0, held_back: 0, size: 12 });
     let mut leases = Vec::new();
-    while let Ok(lease) = pool.lease(owner(leases.len() as u64), start) {
+    while let Ok(lease) = pool.lease(owner(leases.len() as u64)) {
         leases.push(lease);
     }
     let got: BTreeSet<_> = leases.iter().map(Lease::address).collect();
@@ -117,8 +135,8 @@ fn every_address_but_those_set_aside_is_leased_once() {
         [2, 3, 4, 6, 7, 8, 10, 11, 12, 13, 14].map(|last: u8| IpAddr::from([10, 0, 0, last])).into();
     assert_eq!(got, expected);
     assert_eq!(leases.len(), got.len());
-    assert_eq!(pool.lease(owner(50), start).unwrap().address(), address("10.0.0.5"));
-    assert!(pool.lease(owner(50), start).is_err(), "a second session has no reservation");
+    assert_eq!(pool.lease(owner(50)).unwrap().address(), address("10.0.0.5"));
+    assert!(pool.lease(owner(50)).is_err(), "a second session has no reservation");
 }
 
 #[test]
@@ -127,10 +145,10 @@ fn a_reservation_waits_for_its_owner_without_end() {
     let mut pool = pool_with("fd00::/120", &[(7, "fd00::77"), (7, "10.0.0.7")], &[]).unwrap();
     for day in 0..3 {
         let now = start + secs(day * 86_400);
-        let lease = pool.lease(owner(7), now).unwrap();
+        let lease = pool.lease(owner(7)).unwrap();
         assert_eq!(lease.address(), address("fd00::77"));
         assert_eq!(pool.owner_of(address("fd00::77")), Some(owner(7)));
-        let second = pool.lease(owner(7), now).unwrap();
+        let second = pool.lease(owner(7)).unwrap();
         assert_ne!(second.address(), address("fd00::77"));
         pool.release(second, now).unwrap();
         pool.release(lease, now).unwrap();
@@ -155,8 +173,8 @@ fn a_reservation_that_cannot_be_kept_is_refused() {
 fn a_lease_of_another_pool_is_handed_back_unchanged() {
     let start = origin();
     let (mut one, mut other) = (pool("10.0.0.0/24"), pool("10.0.0.0/24"));
-    let lease = one.lease(owner(1), start).unwrap();
-    let twin = other.lease(owner(1), start).unwrap();
+    let lease = one.lease(owner(1)).unwrap();
+    let twin = other.lease(owner(1)).unwrap();
     assert_eq!(lease.address(), twin.address());
     let ForeignLease(lease) = other.release(lease, start).unwrap_err();
     assert_eq!(other.stats().leased, 1);
@@ -168,7 +186,7 @@ fn a_lease_of_another_pool_is_handed_back_unchanged() {
 fn the_owner_of_an_address_is_who_leases_it_now() {
     let start = origin();
     let mut pool = pool("10.0.0.0/24");
-    let lease = pool.lease(owner(9), start).unwrap();
+    let lease = pool.lease(owner(9)).unwrap();
     let had = lease.address();
     assert_eq!((lease.owner(), pool.owner_of(had)), (owner(9), Some(owner(9))));
     pool.release(lease, start).unwrap();
@@ -181,9 +199,8 @@ fn the_owner_of_an_address_is_who_leases_it_now() {
 /// Covers: R4, R51
 #[test]
 fn recorded_leases_are_taken_again_after_a_restart() {
-    let start = origin();
     let mut before = pool("10.0.0.0/24");
-    let leases: Vec<_> = (0..100).map(|key| before.lease(owner(key), start).unwrap()).collect();
+    let leases: Vec<_> = (0..100).map(|key| before.lease(owner(key)).unwrap()).collect();
     let mut after = pool_with("10.0.0.0/24", &[(200, "10.0.0.200")], &["10.0.0.201"]);
     let after = after.as_mut().unwrap();
     for lease in &leases {
@@ -221,25 +238,24 @@ fn a_small_pool_survives_ten_thousand_changes_of_hands_without_a_leak() {
     let mut now = origin();
     let mut pool = pool("10.0.0.0/29");
     for round in 0..10_000_u64 {
-        let leases: Vec<_> = (0..5).map(|n| pool.lease(owner(round * 5 + n), now).unwrap()).collect();
-        assert_eq!(pool.lease(owner(u64::MAX), now).unwrap_err().leased, 5);
+        let leases: Vec<_> = (0..5).map(|n| pool.lease(owner(round * 5 + n)).unwrap()).collect();
+        assert_eq!(pool.lease(owner(u64::MAX)).unwrap_err().leased, 5);
         for lease in leases {
             pool.release(lease, now).unwrap();
         }
-        assert!(pool.lease(owner(u64::MAX), now).is_err(), "held back");
+        assert!(pool.lease(owner(u64::MAX)).is_err(), "held back");
         now += HOLD_BACK;
+        pool.handle_timeout(now);
     }
-    pool.handle_timeout(now);
     assert_eq!(pool.stats(), PoolStats { leased: 0, held_back: 0, size: 5 });
     assert_eq!(pool.poll_timeout(), None);
 }
 
 #[test]
 fn the_size_of_a_prefix_costs_nothing() {
-    let start = origin();
     for prefix in ["10.0.0.0/8", "fd00::/48", "2001:db8::/64", "fd00::/8"] {
         let mut pool = pool(prefix);
-        let leases: Vec<_> = (0..10).map(|key| pool.lease(owner(key), start).unwrap()).collect();
+        let leases: Vec<_> = (0..10).map(|key| pool.lease(owner(key)).unwrap()).collect();
         let different: BTreeSet<_> = leases.iter().map(Lease::address).collect();
         assert_eq!(different.len(), 10);
         assert!(different.iter().all(|address| pool.prefix().contains(*address)));
@@ -253,12 +269,13 @@ fn an_earlier_instant_changes_nothing_and_an_endless_hold_back_does_not_overflow
     let start = origin();
     let config = PoolConfig { hold_back: Duration::MAX, ..PoolConfig::default() };
     let mut pool = Pool::new("10.0.0.0/30".parse().unwrap(), &config).unwrap();
-    let lease = pool.lease(owner(1), start + secs(10)).unwrap();
+    let lease = pool.lease(owner(1)).unwrap();
     pool.release(lease, start + secs(10)).unwrap();
     pool.handle_timeout(start);
     assert_eq!(pool.poll_timeout(), Some(start + secs(10) + MAX_HOLD_BACK));
-    assert!(pool.lease(owner(2), start).is_err());
-    assert!(pool.lease(owner(2), start + secs(10) + MAX_HOLD_BACK).is_ok());
+    assert!(pool.lease(owner(2)).is_err());
+    pool.handle_timeout(start + secs(10) + MAX_HOLD_BACK);
+    assert!(pool.lease(owner(2)).is_ok());
 }
 
 #[test]
@@ -267,7 +284,8 @@ fn without_a_hold_back_the_address_is_free_at_once() {
     let config = PoolConfig { hold_back: Duration::ZERO, ..PoolConfig::default() };
     let mut pool = Pool::new("10.0.0.0/30".parse().unwrap(), &config).unwrap();
     for key in 0..10 {
-        let lease = pool.lease(owner(key), start).unwrap();
+        let lease = pool.lease(owner(key)).unwrap();
         pool.release(lease, start).unwrap();
+        pool.handle_timeout(start);
     }
 }

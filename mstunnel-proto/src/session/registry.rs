@@ -391,8 +391,8 @@ impl Registry {
         self.check_user_limit(id)?;
         let record = self.records.get_mut(&id).ok_or(AttachRefused::UnknownCookie)?;
         let owner = record.admit.owner;
-        let v4 = lease_if_wanted(attach.wants_v4, &record.lease_v4, self.pool_v4.as_mut(), owner, now);
-        let v6 = lease_if_wanted(attach.wants_v6, &record.lease_v6, self.pool_v6.as_mut(), owner, now);
+        let v4 = lease_if_wanted(attach.wants_v4, &record.lease_v4, self.pool_v4.as_mut(), owner);
+        let v6 = lease_if_wanted(attach.wants_v6, &record.lease_v6, self.pool_v6.as_mut(), owner);
         // One family is enough to come up; none is a refusal.
         if let Leased::New(lease) = v4 {
             record.lease_v4 = Some(lease);
@@ -558,18 +558,26 @@ impl Registry {
         self.pool_v4.iter().chain(&self.pool_v6)
     }
 
-    /// Ends every record whose cookie or session time is over; attached ones end in their connection, and here only
-    /// when that is long overdue.
+    /// Frees the addresses of [`Registry::ending_hold_backs`], and ends every record whose cookie or session time is
+    /// over; attached ones end in their connection, and here only when that is long overdue.
     pub fn handle_timeout(&mut self, now: Instant) {
+        // First: what ends now is held back at least until the next call.
+        for pool in self.pool_v4.iter_mut().chain(&mut self.pool_v6) {
+            pool.handle_timeout(now);
+        }
         while let Some(&(at, id)) = self.expiries.first() {
             if at > now {
                 break;
             }
             self.remove(id, now);
         }
-        for pool in self.pool_v4.iter_mut().chain(&mut self.pool_v6) {
-            pool.handle_timeout(now);
-        }
+    }
+
+    /// The addresses that [`Registry::handle_timeout`] at `now` frees: whoever keeps something of them elsewhere, as a
+    /// NAT does, clears it before (R50).
+    pub fn ending_hold_backs(&self, now: Instant) -> impl Iterator<Item = IpAddr> + '_ {
+        let ending = move |held: &HeldBack| held.until <= now;
+        self.pools().flat_map(move |pool| pool.held_back().take_while(ending)).map(|held| held.address)
     }
 
     /// When [`Registry::handle_timeout`] is wanted.
@@ -678,16 +686,10 @@ enum Leased {
     None,
 }
 
-fn lease_if_wanted(
-    wanted: bool,
-    held: &Option<Lease>,
-    pool: Option<&mut Pool>,
-    owner: OwnerKey,
-    now: Instant,
-) -> Leased {
+fn lease_if_wanted(wanted: bool, held: &Option<Lease>, pool: Option<&mut Pool>, owner: OwnerKey) -> Leased {
     match (held, pool) {
         (Some(_), _) => Leased::Kept,
-        (None, Some(pool)) if wanted => pool.lease(owner, now).map_or(Leased::None, Leased::New),
+        (None, Some(pool)) if wanted => pool.lease(owner).map_or(Leased::None, Leased::New),
         (None, _) => Leased::None,
     }
 }

@@ -142,10 +142,9 @@ proptest! {
         for step in steps {
             match step {
                 Step::Lease(key) => {
-                    model.expire(now);
                     let must = model.must_get(owner(key));
                     let any_free = model.leasable.iter().any(|address| model.is_free_for_all(*address));
-                    match pool.lease(owner(key), now) {
+                    match pool.lease(owner(key)) {
                         Ok(lease) => {
                             match must {
                                 Some(must) => prop_assert!(must.contains(&lease.address())),
