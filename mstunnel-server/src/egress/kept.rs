@@ -25,6 +25,11 @@ impl Kept {
         self.lock().as_mut().map_or(Ok(()), |egress| egress.set_dns(dns))
     }
 
+    /// As [`KernelEgress::forget_flows`].
+    pub(crate) fn forget_flows(&self, is_over: impl Fn(IpAddr) -> bool) -> Result<usize, EgressError> {
+        self.lock().as_ref().map_or(Ok(0), |egress| egress.forget_flows(is_over))
+    }
+
     /// As [`KernelEgress::close`], after a check that is running.
     pub(crate) fn close(&self) -> Result<(), EgressError> {
         let egress = self.lock().take();

@@ -41,6 +41,7 @@ impl ServerControl for Running {
             problems.push("the address pool is full; choose a larger network".to_owned());
         }
         problems.extend(self.egress.problem());
+        problems.extend(self.addresses.problem());
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             state: shared.stage(),

@@ -10,6 +10,7 @@ use mstunnel_proto::close::CloseReason;
 use mstunnel_proto::dtls::{COOKIE_KEY_LIFETIME, CookieKeys};
 use mstunnel_proto::session::{Record, SessionId};
 
+use super::handover::Handover;
 use super::store::{Clocks, FileStore, Snapshot};
 use crate::worker::{FRONT_TIMEOUT, Shared};
 
@@ -112,11 +113,11 @@ impl Watch {
 }
 
 /// Runs until the runtime ends.
-pub(crate) async fn run(shared: Arc<Shared>, store: Option<FileStore>) {
+pub(crate) async fn run(shared: Arc<Shared>, mut handover: Handover, store: Option<FileStore>) {
     loop {
         let next = shared.registry().poll_timeout();
         let latest = Instant::now() + SLOWEST;
-        let until = next.map_or(latest, |at| at.min(latest));
+        let until = next.map_or(latest, |at| at.max(handover.due()).min(latest));
         let changed = tokio::select! {
             () = tokio::time::sleep_until(until.into()) => false,
             () = shared.registry_changed.notified() => true,
@@ -125,7 +126,9 @@ pub(crate) async fn run(shared: Arc<Shared>, store: Option<FileStore>) {
             tokio::time::sleep(GATHER).await;
         }
         let now = Instant::now();
-        shared.registry().handle_timeout(now);
+        if now >= handover.due() {
+            handover.round(&shared, now).await;
+        }
         shared.desk().handle_timeout(now);
         if let Some(store) = &store {
             let (shared, store) = (Arc::clone(&shared), store.clone());

@@ -8,6 +8,7 @@
 mod bans;
 mod control;
 pub(crate) mod effective;
+mod handover;
 mod housekeeping;
 mod limits;
 mod signals;
@@ -29,6 +30,7 @@ use mstunnel_proto::session::Registry;
 use tokio::sync::{Notify, mpsc};
 
 use self::effective::Effective;
+use self::handover::Handover;
 use self::signals::{Request, Signals};
 use self::store::{Clocks, FileStore, Snapshot};
 use self::upkeep::Condition;
@@ -69,6 +71,7 @@ pub(crate) struct Running {
     /// The kernel's egress, if that is the one.
     kept: Option<Kept>,
     egress: Condition,
+    addresses: Condition,
     logs: OnceLock<Weak<LogGuard>>,
     stop: Notify,
 }
@@ -129,11 +132,16 @@ impl Server {
             has_datagrams: !sockets.is_empty(),
         }));
         let (parts, kept) = egress.into_parts(workers);
+        if let Some(kept) = &kept {
+            handover::forget_earlier_flows(kept, &shared.registry())
+                .context("cannot open the kernel egress")?;
+        }
         let running = Arc::new(Running {
             shared: Arc::clone(&shared),
             settings: Mutex::new(settings),
             kept,
             egress: Condition::default(),
+            addresses: Condition::default(),
             logs: OnceLock::new(),
             stop: Notify::new(),
         });
@@ -148,7 +156,8 @@ impl Server {
         self.control.spawn(socket.serve(Arc::clone(&self.running) as Arc<dyn ServerControl>));
         self.control.spawn(housekeeping::rotate_cookie_keys(Arc::clone(&self.running.shared)));
         self.control.spawn(housekeeping::revoke(Arc::clone(&self.running.shared)));
-        self.control.spawn(housekeeping::run(Arc::clone(&self.running.shared), self.store.clone()));
+        let handover = Handover::new(self.running.kept.clone(), self.running.addresses.clone());
+        self.control.spawn(housekeeping::run(Arc::clone(&self.running.shared), handover, self.store.clone()));
         if let Some(kept) = self.running.kept.clone() {
             self.control.spawn(upkeep::run(kept, self.running.egress.clone(), report));
         }

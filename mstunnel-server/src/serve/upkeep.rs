@@ -11,7 +11,7 @@ use crate::egress::{EgressError, Fault, Kept};
 /// How long clients may be without a fence, or without a network.
 const PERIOD: Duration = Duration::from_secs(5);
 
-/// What is wrong with the egress now; clones share it.
+/// What is wrong with a part of the server now; clones share it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Condition(Arc<Mutex<Option<String>>>);
 
@@ -34,6 +34,11 @@ impl Condition {
             }
             Err(reason) => Some(format!("the egress is not as it should be: {reason}")),
         };
+        self.set(problem);
+    }
+
+    /// Keeps `problem`, and tells the log if it is another one than before.
+    pub(crate) fn set(&self, problem: Option<String>) {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(problem) = &problem
             && known.as_ref() != Some(problem)

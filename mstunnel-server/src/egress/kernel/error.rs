@@ -139,6 +139,12 @@ pub enum EgressError {
         /// Its own words, on one line and cut.
         reason: String,
     },
+    /// The flows that the kernel tracks could not be listed or deleted.
+    #[error("could not forget flows that the kernel tracks: {source} (does it have nf_conntrack_netlink?)")]
+    Flows {
+        /// The kernel's answer.
+        source: io::Error,
+    },
     /// A kernel setting is off and could not be turned on.
     #[error(
         "{key} is {value} and could not be set to {want} ({source}): set it on the host (sysctl -w \

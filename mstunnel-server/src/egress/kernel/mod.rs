@@ -26,6 +26,7 @@
 //! session mostly sees both directions on one worker; nothing may depend on it.
 
 mod addresses;
+mod conntrack;
 mod device;
 mod error;
 mod forwarding;
@@ -252,6 +253,16 @@ impl KernelEgress {
             self.config.dns = before;
         }
         applied
+    }
+
+    /// Forgets the flows of the addresses that `is_over` names, so that nobody who has one of them next gets what is
+    /// sent to whoever had it before (R50); tells how many there were. Routed mode has none: the network behind it
+    /// reaches whoever has an address.
+    ///
+    /// # Errors
+    /// The kernel does not let them be listed or forgotten; some may be left.
+    pub fn forget_flows(&self, is_over: impl Fn(IpAddr) -> bool) -> Result<usize, EgressError> {
+        if self.config.masquerade { conntrack::forget(is_over) } else { Ok(0) }
     }
 
     /// Removes the interface and the table. Forwarding stays on (see `forwarding`).
