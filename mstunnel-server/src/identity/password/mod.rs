@@ -1,7 +1,8 @@
 //! Logins by user name and password, out of a file of the stock `ocpasswd`'s form.
 //!
-//! [`PasswordFile`] answers logins and takes up a changed file within a second of the next
-//! question; [`passwd_command`] is the body of `mstunnel-server passwd` and writes such files.
+//! [`PasswordFile`] answers logins and takes up a changed file when two looks, a second apart, have seen
+//! the same change: an editor may write it bit by bit, and who is not there yet must not lose a session.
+//! [`passwd_command`] is the body of `mstunnel-server passwd` and writes such files.
 //!
 //! A refusal says nothing, and takes the time of a hash whoever the user is: for an unknown user a
 //! decoy is computed, for a locked one the real hash (threats.md R35, P-053).
@@ -37,7 +38,7 @@ use self::workers::HashWorkers;
 use super::credentials::{Verdict, canonical};
 use super::secret_file::{self, Fingerprint, SecretFileError};
 
-/// How often the file is looked at, at most; with R32's 5 s there is room for the caller's own poll.
+/// How often the file is looked at, at most; two looks leave of R32's 5 s room for the caller's own poll.
 const CHECK_EVERY: Duration = Duration::from_secs(1);
 
 /// Why a password file was not taken.
@@ -165,13 +166,15 @@ struct Inner {
 struct Seen {
     at: Instant,
     fingerprint: Option<Fingerprint>,
+    /// As what it was seen at the last look, if that was a change: somebody may be writing it.
+    unsettled: Option<Fingerprint>,
     /// Whether the log knows already that it cannot be read.
     is_told: bool,
 }
 
 impl Seen {
     fn now(fingerprint: Fingerprint) -> Self {
-        Self { at: Instant::now(), fingerprint: Some(fingerprint), is_told: false }
+        Self { at: Instant::now(), fingerprint: Some(fingerprint), unsettled: None, is_told: false }
     }
 }
 
@@ -204,7 +207,7 @@ impl Inner {
         hash.matches(password)
     }
 
-    /// Looks at the file if the last look is a second ago, and reads it if it is another one.
+    /// Looks at the file if the last look is a second ago, and reads it if it is another one than before and stands still.
     fn reload_if_due(&self, now: Instant) {
         // Whoever comes while another looks goes on with what there is.
         let Ok(mut seen) = self.seen.try_lock() else { return };
@@ -217,7 +220,15 @@ impl Inner {
             seen.is_told = false;
             return;
         }
-        self.take(&mut seen, fingerprint, read_table(&self.path));
+        if fingerprint != seen.unsettled {
+            seen.unsettled = fingerprint;
+            return;
+        }
+        let outcome = read_table(&self.path);
+        if outcome.as_ref().is_ok_and(|(_, read)| Some(*read) != fingerprint) {
+            return;
+        }
+        self.take(&mut seen, fingerprint, outcome);
     }
 
     fn take(
@@ -292,6 +303,11 @@ mod tests {
         }
 
         fn look(&self) {
+            self.look_once();
+            self.look_once();
+        }
+
+        fn look_once(&self) {
             let at = self.file.inner.seen.lock().unwrap().at;
             self.file.inner.reload_if_due(at + CHECK_EVERY);
         }
@@ -403,7 +419,28 @@ mod tests {
         fixture.file.inner.reload_if_due(at + CHECK_EVERY - Duration::from_millis(1));
         assert_eq!(fixture.file.user_count(), 1);
         fixture.file.inner.reload_if_due(at + CHECK_EVERY);
+        fixture.file.inner.reload_if_due(at + 2 * CHECK_EVERY - Duration::from_millis(1));
+        assert_eq!(fixture.file.user_count(), 1, "one look is not enough");
+        fixture.file.inner.reload_if_due(at + 2 * CHECK_EVERY);
         assert_eq!(fixture.file.user_count(), 0);
+    }
+
+    /// Covers: R32, R86: nobody is gone because an editor has not come to them yet.
+    #[test]
+    fn a_file_that_is_being_written_is_read_when_it_stands_still() {
+        let whole = format!("alice:*:{SHA5}\nbob:*:{SHA5}\n");
+        let fixture = Fixture::new(&whole);
+        let path = fixture.dir.path().join("users");
+        let mut size = 0;
+        for part in ["", &whole[..20], &format!("carl:*:{SHA5}\n")] {
+            std::fs::write(&path, part).unwrap();
+            assert!(part.is_empty() || part.len() != size, "each has another size, whatever the clock says");
+            size = part.len();
+            fixture.look_once();
+            assert!(fixture.file.is_active("alice") && fixture.file.is_active("bob"), "after {part:?}");
+        }
+        fixture.look_once();
+        assert!(!fixture.file.is_active("alice") && fixture.file.is_active("carl"));
     }
 
     /// Covers: P-137, R86
