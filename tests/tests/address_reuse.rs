@@ -4,7 +4,7 @@ use std::fs;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
-use mstunnel_tests::{Gateway, Netns, Network, Openconnect, SHORT, Setup, UdpSink, until};
+use mstunnel_tests::{Gateway, LONG, Netns, Network, Openconnect, SHORT, Setup, UdpSink, until};
 use serde_json::json;
 
 const PORT: u16 = 9000;
@@ -62,7 +62,7 @@ impl Flow {
 fn tracked(network: &Network, addresses: &[IpAddr]) -> Vec<String> {
     // Of the namespace that the thread is in, not of the process.
     let table = network.server().with(|| fs::read_to_string("/proc/thread-self/net/nf_conntrack"));
-    let table = table.expect("the kernel lists its flows");
+    let table = table.expect("a kernel with CONFIG_NF_CONNTRACK_PROCFS");
     let is_concerned = |line: &&str| {
         let ends = line.split(' ').filter_map(|word| word.strip_prefix("src=")?.parse::<IpAddr>().ok());
         ends.into_iter().any(|end| addresses.contains(&end))
@@ -82,6 +82,7 @@ fn alice_leaves_with_open_flows(network: &Network, gateway: &Gateway, sink: &Udp
         network.client(0).ping(host);
         network.client(0).page(host, "");
     }
+    assert_eq!(tracked(network, &addresses(&alice)), ["icmp", "icmpv6", "tcp", "tcp", "udp", "udp"]);
     alice.signal(libc::SIGINT);
     alice.wait_end(SHORT);
     flows.into()
@@ -111,13 +112,11 @@ fn what_the_network_still_sends_to_the_last_owner_of_an_address_does_not_reach_t
     let Some(gateway) = one_address_each().start_ours(&network) else { return };
     let sink = network.corporate().udp_sink(PORT);
     let flows = alice_leaves_with_open_flows(&network, &gateway, &sink);
-    let hers = |flow: &Flow| flow.socket.local_addr().expect("it is bound").ip();
-    let known = tracked(&network, &flows.iter().map(hers).collect::<Vec<_>>());
-    assert_eq!(known, ["icmp", "icmpv6", "tcp", "tcp", "udp", "udp"]);
-    until("the end of the hold-back", SHORT, || {
+    until("the end of the hold-back", LONG, || {
         (gateway.show(&network, "status")["problems"] == json!([])).then_some(())
     });
-    assert_eq!(tracked(&network, &flows.iter().map(hers).collect::<Vec<_>>()), [""; 0]);
+    let hers = flows.iter().map(|flow| flow.socket.local_addr().expect("it is bound").ip());
+    assert_eq!(tracked(&network, &hers.collect::<Vec<_>>()), [""; 0]);
     bob_hears_nothing_for(&flows, &network, &gateway, &sink);
 }
 
@@ -145,9 +144,9 @@ fn the_flows_of_a_session_outlive_the_server() {
     let flows = addresses(&alice).map(|from| Flow::open(network.client(0), (from, 0).into(), &sink));
     gateway.terminate();
     gateway.start_again(&network);
-    alice.wait_calls("reconnect", 1, SHORT);
+    alice.wait_calls("reconnect", 1, LONG);
     for flow in flows {
-        until("an answer through the flow of before", SHORT, || {
+        until("an answer through the flow of before", LONG, || {
             sink.send(flow.seen, b"again");
             flow.hears(STRAGGLER).then_some(())
         });

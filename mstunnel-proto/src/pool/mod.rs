@@ -94,7 +94,7 @@ pub struct HeldBack {
     pub address: IpAddr,
     /// Who may have it meanwhile.
     pub owner: OwnerKey,
-    /// When anybody may.
+    /// When anybody may, once [`Pool::handle_timeout`] was called.
     pub until: Instant,
 }
 
@@ -195,9 +195,14 @@ impl Pool {
         let free = self.span.number(held.address).filter(|number| self.numbers.is_free(*number));
         let key = free.and_then(|number| self.add(number, held.owner, State::Leased, false));
         if let Some(key) = key {
-            let until = self.records.last_end().map_or(held.until, |last| last.max(held.until));
-            self.records.hold(key, until);
+            self.hold(key, held.until);
         }
+    }
+
+    /// They end in the order in which they began, whatever a caller's clock says.
+    fn hold(&mut self, key: u32, until: Instant) {
+        let until = self.records.last_end().map_or(until, |last| last.max(until));
+        self.records.hold(key, until);
     }
 
     /// The addresses that are held back, the one that is free first first: for a store that outlives the process.
@@ -219,7 +224,7 @@ impl Pool {
         if self.records.get(lease.key).reserved {
             self.records.idle(lease.key);
         } else {
-            self.records.hold(lease.key, now + self.hold_back);
+            self.hold(lease.key, now + self.hold_back);
         }
         Ok(())
     }

@@ -88,6 +88,23 @@ fn a_full_pool_that_is_only_held_back_lets_its_owner_in_and_nobody_else() {
     assert!(pool.lease(owner(2)).is_ok());
 }
 
+/// Covers: R50: who waits for a lock has an older clock than who had it before.
+#[test]
+fn hold_backs_end_in_the_order_in_which_they_began_whatever_the_clocks_say() {
+    let start = origin();
+    let mut pool = pool("10.0.0.0/29");
+    let leases = [1, 2, 3].map(|key| pool.lease(owner(key)).unwrap());
+    let order = leases.each_ref().map(Lease::address);
+    for (lease, at) in leases.into_iter().zip([start + secs(1), start + secs(9), start]) {
+        pool.release(lease, at).unwrap();
+    }
+    let held: Vec<_> = pool.held_back().map(|held| (held.address, held.until)).collect();
+    let ends = [start + secs(1), start + secs(9), start + secs(9)].map(|at| at + HOLD_BACK);
+    assert_eq!(held, order.into_iter().zip(ends).collect::<Vec<_>>());
+    pool.handle_timeout(ends[0]);
+    assert_eq!(pool.stats().held_back, 2);
+}
+
 /// Covers: R50: what others keep of an address is cleared between the end of its hold-back and its next lease.
 #[test]
 fn an_address_is_free_when_the_end_of_its_hold_back_is_handled_and_not_before() {
@@ -279,7 +296,7 @@ fn an_earlier_instant_changes_nothing_and_an_endless_hold_back_does_not_overflow
 }
 
 #[test]
-fn without_a_hold_back_the_address_is_free_at_once() {
+fn without_a_hold_back_the_address_is_free_at_the_same_instant() {
     let start = origin();
     let config = PoolConfig { hold_back: Duration::ZERO, ..PoolConfig::default() };
     let mut pool = Pool::new("10.0.0.0/30".parse().unwrap(), &config).unwrap();

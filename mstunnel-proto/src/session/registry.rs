@@ -558,13 +558,22 @@ impl Registry {
         self.pool_v4.iter().chain(&self.pool_v6)
     }
 
-    /// Frees the addresses of [`Registry::ending_hold_backs`], and ends every record whose cookie or session time is
-    /// over; attached ones end in their connection, and here only when that is long overdue.
+    /// Does what is due: [`Registry::free_addresses`] and [`Registry::end_records`].
     pub fn handle_timeout(&mut self, now: Instant) {
-        // First: what ends now is held back at least until the next call.
+        self.free_addresses(now);
+        self.end_records(now);
+    }
+
+    /// Frees the addresses of [`Registry::ending_hold_backs`].
+    pub fn free_addresses(&mut self, now: Instant) {
         for pool in self.pool_v4.iter_mut().chain(&mut self.pool_v6) {
             pool.handle_timeout(now);
         }
+    }
+
+    /// Ends every record whose cookie or session time is over; attached ones end in their connection, and here only
+    /// when that is long overdue.
+    pub fn end_records(&mut self, now: Instant) {
         while let Some(&(at, id)) = self.expiries.first() {
             if at > now {
                 break;
@@ -573,7 +582,7 @@ impl Registry {
         }
     }
 
-    /// The addresses that [`Registry::handle_timeout`] at `now` frees: whoever keeps something of them elsewhere, as a
+    /// The addresses that [`Registry::free_addresses`] at `now` frees: whoever keeps something of them elsewhere, as a
     /// NAT does, clears it before (R50).
     pub fn ending_hold_backs(&self, now: Instant) -> impl Iterator<Item = IpAddr> + '_ {
         let ending = move |held: &HeldBack| held.until <= now;

@@ -25,9 +25,9 @@ impl Kept {
         self.lock().as_mut().map_or(Ok(()), |egress| egress.set_dns(dns))
     }
 
-    /// As [`KernelEgress::forget_flows`].
-    pub(crate) fn forget_flows(&self, is_over: impl Fn(IpAddr) -> bool) -> Result<usize, EgressError> {
-        self.lock().as_ref().map_or(Ok(0), |egress| egress.forget_flows(is_over))
+    /// As [`KernelEgress::masquerades`].
+    pub(crate) fn masquerades(&self) -> bool {
+        self.lock().as_ref().is_some_and(KernelEgress::masquerades)
     }
 
     /// As [`KernelEgress::close`], after a check that is running.

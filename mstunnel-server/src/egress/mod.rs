@@ -4,7 +4,7 @@
 //!
 //! | module | modes | needs |
 //! | --- | --- | --- |
-//! | [`kernel`] | `kernel` (masquerade), `routed` (no translation) | CAP_NET_ADMIN, `/dev/net/tun`, `nft` |
+//! | [`kernel`] | `kernel` (masquerade), `routed` (no translation) | CAP_NET_ADMIN, `/dev/net/tun`, `nft`, `nf_conntrack_netlink` |
 //! | `userspace` | `userspace` | nothing |
 
 mod kept;
@@ -14,6 +14,7 @@ pub(crate) mod userspace;
 mod worker;
 
 pub(crate) use self::kept::Kept;
+pub(crate) use self::kernel::forget_flows;
 pub use self::kernel::{
     AsyncTunQueue, EgressConfig, EgressError, Fault, KernelEgress, Offloads, READ_LEN, TunQueue,
     device_is_gone,

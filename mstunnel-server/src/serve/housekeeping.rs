@@ -20,8 +20,9 @@ const GATHER: Duration = Duration::from_millis(500);
 /// The longest sleep: logins and bans that run out are forgotten at this pace.
 const SLOWEST: Duration = Duration::from_secs(30);
 
-/// How often removed and locked accounts are looked for: their sessions end within 5 s (R32).
-const REVOCATION_CHECK: Duration = Duration::from_secs(2);
+/// How often removed and locked accounts are looked for: their sessions end within 5 s (R32), of which the password
+/// file may take two looks.
+const REVOCATION_CHECK: Duration = Duration::from_secs(1);
 
 /// Ends the sessions of accounts that were removed or locked in the password file.
 pub(crate) async fn revoke(shared: Arc<Shared>) {
@@ -126,9 +127,7 @@ pub(crate) async fn run(shared: Arc<Shared>, mut handover: Handover, store: Opti
             tokio::time::sleep(GATHER).await;
         }
         let now = Instant::now();
-        if now >= handover.due() {
-            handover.round(&shared, now).await;
-        }
+        shared.registry().end_records(now);
         shared.desk().handle_timeout(now);
         if let Some(store) = &store {
             let (shared, store) = (Arc::clone(&shared), store.clone());
@@ -136,6 +135,10 @@ pub(crate) async fn run(shared: Arc<Shared>, mut handover: Handover, store: Opti
             if let Ok(Err(error)) = saved {
                 tracing::warn!(%error, "cannot save the sessions; a restart now would lose them");
             }
+        }
+        // Last: it may take seconds.
+        if now >= handover.due() {
+            handover.round(&shared, now).await;
         }
     }
 }

@@ -132,31 +132,29 @@ impl Server {
             has_datagrams: !sockets.is_empty(),
         }));
         let (parts, kept) = egress.into_parts(workers);
-        if let Some(kept) = &kept {
-            handover::forget_earlier_flows(kept, &shared.registry())
-                .context("cannot open the kernel egress")?;
-        }
+        let addresses_held = Condition::default();
+        let handover = Handover::open(kept.as_ref(), &shared.registry(), addresses_held.clone())
+            .context("cannot open the kernel egress")?;
         let running = Arc::new(Running {
             shared: Arc::clone(&shared),
             settings: Mutex::new(settings),
             kept,
             egress: Condition::default(),
-            addresses: Condition::default(),
+            addresses: addresses_held,
             logs: OnceLock::new(),
             stop: Notify::new(),
         });
         let (report, failures) = mpsc::unbounded_channel();
         let threads = start_workers(listeners, sockets, parts, &own_addresses, &shared, &report)?;
         let server = Self { running, control, workers: threads, failures, store, listening: addresses };
-        server.start_control(socket, report);
+        server.start_control(socket, handover, report);
         Ok(server)
     }
 
-    fn start_control(&self, socket: AdminSocket, report: mpsc::UnboundedSender<String>) {
+    fn start_control(&self, socket: AdminSocket, handover: Handover, report: mpsc::UnboundedSender<String>) {
         self.control.spawn(socket.serve(Arc::clone(&self.running) as Arc<dyn ServerControl>));
         self.control.spawn(housekeeping::rotate_cookie_keys(Arc::clone(&self.running.shared)));
         self.control.spawn(housekeeping::revoke(Arc::clone(&self.running.shared)));
-        let handover = Handover::new(self.running.kept.clone(), self.running.addresses.clone());
         self.control.spawn(housekeeping::run(Arc::clone(&self.running.shared), handover, self.store.clone()));
         if let Some(kept) = self.running.kept.clone() {
             self.control.spawn(upkeep::run(kept, self.running.egress.clone(), report));

@@ -180,8 +180,13 @@ proptest! {
                 }
                 Step::Pass(seconds) => now += secs(seconds),
                 Step::Timeout => {
+                    let ending = pool.held_back().take_while(|held| held.until <= now).map(|held| held.address);
+                    let ending: Vec<_> = ending.collect();
+                    let known = model.known.clone();
                     pool.handle_timeout(now);
                     model.expire(now);
+                    let freed = known.keys().filter(|address| !model.known.contains_key(address));
+                    prop_assert_eq!(freed.copied().collect::<BTreeSet<_>>(), ending.into_iter().collect());
                 }
             }
             prop_assert_eq!(pool.stats(), model.counts());

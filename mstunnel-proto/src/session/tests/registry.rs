@@ -308,6 +308,30 @@ fn a_full_server_refuses_the_login() {
     assert_eq!(refused, Err(AdmitRefused::Full { limit: 1 }));
 }
 
+/// Covers: R50
+#[test]
+fn the_addresses_of_both_families_are_named_before_they_are_free_and_freed_apart_from_the_records() {
+    let start = origin();
+    let mut registry = registry_with(limits());
+    let mut attach = |user: &str, n: u8| {
+        registry.admit(admit(user, cookie(n)), start).unwrap();
+        registry.attach(connect(cookie(n)), start).unwrap()
+    };
+    let (alice, bob) = (attach("alice", 1), attach("bob", 2));
+    let _ = registry.end(alice.id, start);
+    lose(&mut registry, &bob, CloseReason::StreamClosed, start);
+    let end = start + secs(300);
+    assert_eq!(registry.ending_hold_backs(end - Duration::from_nanos(1)).count(), 0);
+    let named: Vec<IpAddr> = registry.ending_hold_backs(end).collect();
+    let hers = [IpAddr::V4(alice.leases.v4.unwrap()), IpAddr::V6(alice.leases.v6.unwrap())];
+    assert_eq!(named, hers);
+    registry.end_records(end);
+    assert!(registry.is_empty(), "bob's cookie is over");
+    assert_eq!(registry.held_back().count(), 4, "his addresses are held back from now on, hers still");
+    registry.free_addresses(end);
+    assert_eq!(registry.held_back().count(), 2);
+}
+
 /// Covers: R32
 #[test]
 fn an_administrator_ends_a_session_and_its_cookie() {

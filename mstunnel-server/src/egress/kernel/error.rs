@@ -139,8 +139,14 @@ pub enum EgressError {
         /// Its own words, on one line and cut.
         reason: String,
     },
+    /// The kernel does not tell what it tracks.
+    #[error(
+        "the kernel does not list the flows that it tracks, so that a client could get what is sent to one that has left: \
+         load the module (modprobe nf_conntrack_netlink), or use [egress] mode = \"userspace\""
+    )]
+    NoConntrack,
     /// The flows that the kernel tracks could not be listed or deleted.
-    #[error("could not forget flows that the kernel tracks: {source} (does it have nf_conntrack_netlink?)")]
+    #[error("could not forget flows that the kernel tracks: {source}")]
     Flows {
         /// The kernel's answer.
         source: io::Error,

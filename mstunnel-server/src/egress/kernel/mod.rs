@@ -39,6 +39,7 @@ use std::net::IpAddr;
 
 use mstunnel_proto::prefix::Prefix;
 
+pub(crate) use self::conntrack::forget as forget_flows;
 pub use self::device::{AsyncTunQueue, Offloads, READ_LEN, TunQueue, device_is_gone};
 pub use self::error::{EgressError, Fault};
 pub(crate) use self::uplink::Uplink;
@@ -255,14 +256,9 @@ impl KernelEgress {
         applied
     }
 
-    /// Forgets the flows of the addresses that `is_over` names, so that nobody who has one of them next gets what is
-    /// sent to whoever had it before (R50); tells how many there were. Routed mode has none: the network behind it
-    /// reaches whoever has an address.
-    ///
-    /// # Errors
-    /// The kernel does not let them be listed or forgotten; some may be left.
-    pub fn forget_flows(&self, is_over: impl Fn(IpAddr) -> bool) -> Result<usize, EgressError> {
-        if self.config.masquerade { conntrack::forget(is_over) } else { Ok(0) }
+    /// Whether clients appear under the server's address, so that the kernel has to keep their flows.
+    pub(super) fn masquerades(&self) -> bool {
+        self.config.masquerade
     }
 
     /// Removes the interface and the table. Forwarding stays on (see `forwarding`).
