@@ -205,6 +205,11 @@ impl Pool {
         self.records.hold(key, until);
     }
 
+    /// Holds addresses back for `least` or more from now on.
+    pub fn hold_back_at_least(&mut self, least: Duration) {
+        self.hold_back = self.hold_back.max(least.min(MAX_HOLD_BACK));
+    }
+
     /// The addresses that are held back, the one that is free first first: for a store that outlives the process.
     pub fn held_back(&self) -> impl Iterator<Item = HeldBack> + '_ {
         self.records.all_held().map(|(key, until)| {

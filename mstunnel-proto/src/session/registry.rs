@@ -291,7 +291,12 @@ impl Registry {
     }
 
     /// Takes up other limits for what is admitted and attached from now on.
+    ///
+    /// A longer cookie timeout makes the hold-back of the pools as long (R50).
     pub fn set_config(&mut self, config: RegistryConfig) {
+        for pool in self.pool_v4.iter_mut().chain(&mut self.pool_v6) {
+            pool.hold_back_at_least(config.cookie_timeout);
+        }
         self.config = config;
     }
 
@@ -430,6 +435,13 @@ impl Registry {
     /// The server asks before it spends anything on a CONNECT, and to let reconnects pass a ban (R36).
     pub fn knows(&self, cookie: &CookieHash, now: Instant) -> bool {
         self.find(cookie, now).is_some()
+    }
+
+    /// Whether a CONNECT with this cookie would be the first of its session: a server that is drained takes no new ones,
+    /// and the old ones live on.
+    pub fn is_new(&self, cookie: &CookieHash, now: Instant) -> bool {
+        let record = self.find(cookie, now).and_then(|id| self.records.get(&id));
+        record.is_some_and(|record| matches!(record.stage, Stage::Admitted { .. }))
     }
 
     /// Why this connection has no session any more, although nobody could tell it yet; `None` while it has.

@@ -308,6 +308,36 @@ fn a_full_server_refuses_the_login() {
     assert_eq!(refused, Err(AdmitRefused::Full { limit: 1 }));
 }
 
+/// Covers: R3
+#[test]
+fn a_session_is_new_until_its_first_connect_and_never_again() {
+    let start = origin();
+    let mut registry = registry_with(limits());
+    assert!(!registry.is_new(&COOKIE, start), "nobody's");
+    registry.admit(admit("alice", COOKIE), start).unwrap();
+    assert!(registry.is_new(&COOKIE, start));
+    let attachment = registry.attach(connect(COOKIE), start).unwrap();
+    assert!(!registry.is_new(&COOKIE, start));
+    lose(&mut registry, &attachment, CloseReason::StreamClosed, start);
+    assert!(!registry.is_new(&COOKIE, start));
+}
+
+/// Covers: R50: a reload gives cookies more time than the pools were made for.
+#[test]
+fn addresses_are_held_back_for_as_long_as_a_cookie_lives_now() {
+    let start = origin();
+    let mut registry = registry_with(limits());
+    let ends = |registry: &mut Registry, timeout: u64| {
+        registry.set_config(RegistryConfig { cookie_timeout: secs(timeout), ..limits() });
+        registry.admit(admit("alice", COOKIE), start).unwrap();
+        let attachment = registry.attach(connect(COOKIE), start).unwrap();
+        let _ = registry.end(attachment.id, start);
+        registry.held_back().map(|held| held.until).collect::<Vec<_>>()
+    };
+    assert_eq!(ends(&mut registry, 100), vec![start + secs(300); 2], "never shorter than they were made for");
+    assert_eq!(ends(&mut registry, 900), vec![start + secs(900); 2]);
+}
+
 /// Covers: R50
 #[test]
 fn the_addresses_of_both_families_are_named_before_they_are_free_and_freed_apart_from_the_records() {
