@@ -19,8 +19,9 @@ pub struct AdminSettings {
 /// Where `mst-cli` looks unless told otherwise.
 const DEFAULT_SOCKET: &str = "/run/mstunnel/control.sock";
 
-/// The kernel's limit of a socket's path, `sun_path` without the final NUL.
-const MAX_SOCKET_LEN: usize = 107;
+/// The kernel's limit of a socket's path, `sun_path` without the final NUL, is 107; the socket is made with a dot and the
+/// process's number behind its name, and renamed.
+const MAX_SOCKET_LEN: usize = 99;
 
 impl Default for AdminSettings {
     fn default() -> Self {

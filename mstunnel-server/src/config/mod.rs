@@ -116,7 +116,11 @@ impl Settings {
         let settings = read(path, &mut report);
         let (problems, warnings) = report.into_parts();
         match (Problems::new(problems), settings) {
-            (None, Some(settings)) => Ok((settings, warnings.iter().map(ToString::to_string).collect())),
+            (None, Some(settings)) => {
+                let without_effect = unavailable::without_effect(&settings.configuration.advanced);
+                let warnings = warnings.iter().map(ToString::to_string).chain(without_effect).collect();
+                Ok((settings, warnings))
+            }
             (Some(problems), _) => Err(ConfigError(problems)),
             (None, None) => {
                 let file = path.display().to_string();

@@ -550,7 +550,7 @@ fn what_is_usable_but_odd_is_a_warning() {
 fn a_reload_knows_what_waits_for_a_restart() {
     let host = Host::new();
     let before = host.settings();
-    assert_eq!(before.restart_needed(&host.settings()), Vec::<&str>::new());
+    assert_eq!(before.restart_needed(&host.settings(), true), Vec::<&str>::new());
     // Taken up live: routes, DNS, banners, sign-in, certificate, log level.
     host.change("configuration.json", "172.16.0.0/12", "172.17.0.0/16");
     host.change(
@@ -563,7 +563,7 @@ fn a_reload_knows_what_waits_for_a_restart() {
     host.write("site.crt", include_str!("../tls/golden/rsa2048.crt"));
     host.write("site.key", include_str!("../tls/golden/pkcs1.key"));
     let after = host.settings();
-    assert_eq!(before.restart_needed(&after), Vec::<&str>::new());
+    assert_eq!(before.restart_needed(&after, true), Vec::<&str>::new());
     assert_ne!(before.identity.leaf_sha1(), after.identity.leaf_sha1());
 
     host.change("configuration.json", "8443", "8444");
@@ -591,12 +591,12 @@ fn a_reload_knows_what_waits_for_a_restart() {
         "admin.socket",
         "log.format",
     ];
-    assert_eq!(after.restart_needed(&host.settings()), expected);
+    assert_eq!(after.restart_needed(&host.settings(), true), expected);
     // Nothing of it is in force, and the next reload says so again.
     let mut kept = host.settings();
     kept.keep_until_restart(&after, false);
-    assert_eq!(after.restart_needed(&kept), Vec::<&str>::new());
-    assert_eq!(kept.restart_needed(&host.settings()), expected);
+    assert_eq!(after.restart_needed(&kept, true), Vec::<&str>::new());
+    assert_eq!(kept.restart_needed(&host.settings(), true), expected);
     assert_eq!(kept.tls.minimum, host.settings().tls.minimum, "new handshakes take it up");
     // UDP that has its sockets may be turned on again.
     host.change("configuration.json", "\"disableUdpConnections\": true", "\"disableUdpConnections\": false");
@@ -604,7 +604,47 @@ fn a_reload_knows_what_waits_for_a_restart() {
         let mut kept = host.settings();
         kept.keep_until_restart(&after, has_datagrams);
         assert_eq!(kept.configuration.udp, has_datagrams);
+        let waits = after.restart_needed(&host.settings(), has_datagrams).contains(&"disableUdpConnections");
+        assert_eq!(waits, !has_datagrams);
     }
+}
+
+/// Who limits a rate has to know that nothing is limited.
+#[test]
+fn a_setting_that_does_nothing_is_warned_of() {
+    let host = Host::new();
+    let about = |warned: &[String]| warned.iter().filter(|line| line.contains("no effect")).count();
+    assert_eq!(about(&host.warned()), 0);
+    let settings = r#""advancedSettings": [{"name": "rx-data-per-sec", "value": "125000"}], "id""#;
+    host.change("configuration.json", "\"id\"", settings);
+    let warned = host.warned();
+    assert!(warned.iter().any(|line| line.contains("rx-data-per-sec has no effect")), "{warned:?}");
+}
+
+/// Covers: R43, R76: the userspace egress opens the name servers of its start.
+#[test]
+fn name_servers_wait_for_a_restart_where_the_egress_does() {
+    let host = Host::new();
+    host.change("gateway.toml", "mode = \"kernel\"", "mode = \"userspace\"");
+    let before = host.settings();
+    host.change("configuration.json", "\"id\"", "\"dnsServers\": [\"1.1.1.1\"], \"id\"");
+    let mut after = host.settings();
+    assert_eq!(before.restart_needed(&after, true), ["dnsServers"]);
+    after.keep_until_restart(&before, true);
+    assert_eq!(after.configuration.dns, before.configuration.dns);
+}
+
+/// Covers: R43, R76: a new network and a name server in the old one, in one reload.
+#[test]
+fn a_name_server_inside_the_network_that_stays_is_refused() {
+    let host = Host::new();
+    let before = host.settings();
+    host.change("configuration.json", "10.9.0.0/16", "10.8.0.0/16");
+    host.change("configuration.json", "\"id\"", "\"dnsServers\": [\"10.9.0.53\"], \"id\"");
+    let mut after = host.settings();
+    assert_eq!(after.refuse_dns_in_a_pool(), Ok(()));
+    after.keep_until_restart(&before, true);
+    assert!(after.refuse_dns_in_a_pool().unwrap_err().contains("10.9.0.53 lies in the network 10.9.0.0/16"));
 }
 
 #[test]

@@ -1,8 +1,10 @@
-//! What the keys of `gateway.toml` may say, but this version cannot do yet.
+//! What the keys of `gateway.toml` and the `advancedSettings` may say, but this version cannot do yet.
 //!
 //! Each row is deleted by the change that builds the thing. A row of [`REFUSED`] stops the start,
 //! because going on without it would be less safe or not at all what was asked for; a row of
 //! [`WITHOUT_EFFECT`] is a warning.
+
+use mstunnel_proto::config::Advanced;
 
 use super::document::{Item, Report};
 
@@ -30,4 +32,19 @@ pub(super) fn check(item: &Item<'_>, key: &str, report: &mut Report) {
     if let Some((_, _, want)) = WITHOUT_EFFECT.iter().find(concerns) {
         report.warn(item, &value, *want);
     }
+}
+
+/// A warning for each of the `advancedSettings` that says something else than what is done.
+pub(super) fn without_effect(advanced: &Advanced) -> impl Iterator<Item = String> {
+    let default = Advanced::default();
+    [
+        ("rx-data-per-sec", advanced.rx_data_per_sec != default.rx_data_per_sec),
+        ("tx-data-per-sec", advanced.tx_data_per_sec != default.tx_data_per_sec),
+        ("rekey-method", advanced.rekey_method != default.rekey_method),
+        ("switch-to-tcp-timeout", advanced.switch_to_tcp_timeout != default.switch_to_tcp_timeout),
+        ("try-mtu-discovery", advanced.try_mtu_discovery != default.try_mtu_discovery),
+    ]
+    .into_iter()
+    .filter(|(_, differs)| *differs)
+    .map(|(name, _)| format!("advancedSettings: {name} has no effect in this version; want none"))
 }
