@@ -82,6 +82,41 @@ impl TlsIdentity {
     }
 }
 
+/// How long a certificate is good for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Validity {
+    /// For more than 30 days.
+    Long,
+    /// For so many whole days.
+    Ending(u64),
+    /// No longer.
+    Expired,
+}
+
+/// How long a certificate that ends at `not_after` is good for at `now` (R77).
+pub(crate) fn validity(not_after: SystemTime, now: SystemTime) -> Validity {
+    match not_after.duration_since(now) {
+        Ok(left) if left > chain::EXPIRY_WARNING => Validity::Long,
+        Ok(left) => Validity::Ending(left.as_secs() / 86_400),
+        Err(_) => Validity::Expired,
+    }
+}
+
+impl Validity {
+    /// A sentence about a certificate that has expired.
+    pub(crate) fn expired(self) -> Option<String> {
+        let sentence =
+            "the certificate has expired and clients refuse it: put a new one in its place, and reload";
+        (self == Self::Expired).then(|| sentence.to_owned())
+    }
+
+    /// A sentence about one that is to expire; another one each day.
+    pub(crate) fn ending(self) -> Option<String> {
+        let Self::Ending(days) = self else { return None };
+        Some(format!("the certificate expires in {days} days: put a new one in its place, and reload"))
+    }
+}
+
 impl fmt::Debug for TlsIdentity {
     /// Never shows the key (R86).
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

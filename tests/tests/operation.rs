@@ -486,3 +486,43 @@ fn no_password_and_no_cookie_reaches_the_log() {
     assert!(!log.contains(['\u{1b}', '\u{9b}']), "an escape of the client's came through");
     assert_eq!(gateway.peer(), Peer::Mstunnel);
 }
+
+/// Covers: R3, R78: a server that goes down takes no new sessions; the old ones come back to it and live on.
+#[test]
+fn a_drained_server_takes_its_old_sessions_back_and_no_new_ones() {
+    let Some(network) = Network::new() else { return };
+    let setup = Setup::new().advanced("server-drain-ms", 60_000);
+    let Some(mut gateway) = setup.start_ours(&network) else { return };
+    let mut old = gateway.raw(&network);
+    let cookie = old.cookie("alice", PASSWORD);
+    let first = old.open_tunnel(&cookie);
+    let new = gateway.raw(&network).cookie("alice", PASSWORD);
+    gateway.mst_cli(&network, &["server", "drain"]).expect_success("drain");
+    old.reset();
+    let mut old = gateway.raw(&network);
+    assert_eq!(old.open_tunnel(&cookie).v4(), first.v4());
+    let field = format!("webvpn={new}");
+    let refused = gateway.raw(&network).connect_with(&[("Cookie", &field)]);
+    assert_eq!(refused.status, 503, "a first CONNECT");
+    // To stop is to drain first, and to ask again is to end.
+    gateway.mst_cli(&network, &["server", "stop"]).expect_success("stop");
+    until("the beginning of the end", SHORT, || gateway.log().contains("going down").then_some(()));
+    old.expect_alive();
+    gateway.mst_cli(&network, &["server", "stop"]).expect_success("stop");
+    assert!(gateway.wait_end().success(), "{}", gateway.log());
+}
+
+/// Covers: R32, R34: an administrator writes a name as it stands in the password file.
+#[test]
+fn a_user_is_found_under_each_spelling_of_the_name() {
+    let Some(network) = Network::new() else { return };
+    let Some(gateway) = Setup::new().start_ours(&network) else { return };
+    let mut client = gateway.raw(&network);
+    let cookie = client.cookie("Alice", PASSWORD);
+    client.open_tunnel(&cookie);
+    let shown = gateway.mst_cli(&network, &["server", "show", "user", "ALICE"]);
+    assert!(shown.stdout.contains("\"user\":\"alice\""), "{shown:?}");
+    gateway.disconnect(&network, "Alice");
+    client.wait_closed(SHORT);
+    assert_eq!(gateway.sessions(&network), 0);
+}

@@ -14,6 +14,7 @@ use super::client::{Client, ClientError};
 use super::protocol::{Command, ErrorCode, Reply};
 use super::render;
 use super::rows::{SessionRow, Status};
+use crate::identity::canonical;
 
 /// The exit codes of `mst-cli` (design.md 7).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -151,7 +152,10 @@ impl Tool<'_> {
     }
 
     fn user(&mut self, name: &str, rows: Vec<SessionRow>) -> Result<Exit, Trouble> {
-        let rows: Vec<SessionRow> = rows.into_iter().filter(|session| session.row.user == name).collect();
+        let canonical = canonical(name);
+        let is_asked_for = |user: &String| user == name || canonical.as_ref() == Some(user);
+        let rows: Vec<SessionRow> =
+            rows.into_iter().filter(|session| is_asked_for(&session.row.user)).collect();
         if rows.is_empty() {
             writeln!(self.err, "mst-cli: no session of user {name:?}")?;
             return Ok(Exit::Failed);

@@ -12,8 +12,9 @@
 mod credentials;
 pub mod oidc;
 pub mod password;
-mod secret_file;
+pub(crate) mod secret_file;
 
+pub(crate) use credentials::canonical;
 pub use credentials::{Credentials, Verdict};
 pub use secret_file::SecretFileError;
 

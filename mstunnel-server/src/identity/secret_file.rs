@@ -1,4 +1,4 @@
-//! Reading files that decide about logins: only if nobody else can read or change them.
+//! Reading files that decide who gets in: only if nobody else can read or change them.
 //!
 //! A file is taken when it is a regular file, not a symbolic link, belongs to root or to the user
 //! that runs us, gives nothing to others and no writing to its group, and keeps its size bound

@@ -13,6 +13,7 @@ use super::Running;
 use crate::admin::{
     BanRow, Connections, Event, Logins, ServerControl, ServerState, SessionRow, Status, UserRow, drop_counts,
 };
+use crate::identity::canonical;
 use crate::worker::{Live, Shared};
 
 impl ServerControl for Running {
@@ -40,8 +41,7 @@ impl ServerControl for Running {
         if pool_is_full {
             problems.push("the address pool is full; choose a larger network".to_owned());
         }
-        problems.extend(self.egress.problem());
-        problems.extend(self.addresses.problem());
+        problems.extend(self.conditions.problems());
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             state: shared.stage(),
@@ -84,8 +84,19 @@ impl ServerControl for Running {
     }
 
     fn disconnect_user(&self, user: &str) -> usize {
-        let ids: Vec<SessionId> = self.shared.registry().sessions_of(user).map(Record::id).collect();
-        ids.into_iter().filter(|&id| self.shared.end(id, CloseReason::AdminDisconnect)).count()
+        // As they are listed, and as somebody may write it.
+        let canonical = canonical(user);
+        let ids = |user: &str| -> Vec<SessionId> {
+            self.shared.registry().sessions_of(user).map(Record::id).collect()
+        };
+        let mut ended = ids(user);
+        ended.extend(
+            canonical
+                .filter(|canonical| canonical != user)
+                .map(|canonical| ids(&canonical))
+                .unwrap_or_default(),
+        );
+        ended.into_iter().filter(|&id| self.shared.end(id, CloseReason::AdminDisconnect)).count()
     }
 
     fn disconnect_id(&self, id: u64) -> bool {

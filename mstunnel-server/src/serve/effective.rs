@@ -9,7 +9,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result};
 use mstunnel_proto::auth::{AuthMethod, BanConfig, GroupChoice, LoginConfig};
@@ -39,6 +39,7 @@ const DTLS_REKEY_DELAY: Duration = Duration::from_secs(10);
 /// Everything that is derived from [`Settings`] and needed while serving.
 pub(crate) struct Effective {
     pub(crate) tls: Arc<rustls::ServerConfig>,
+    pub(crate) certificate_end: SystemTime,
     pub(crate) login: Arc<LoginConfig>,
     pub(crate) registry: RegistryConfig,
     /// The least time between two connections that one listener accepts (`rate-limit-ms`).
@@ -84,6 +85,7 @@ impl Effective {
         };
         Ok(Self {
             tls: tls::server_config(identity).context("cannot set TLS up")?,
+            certificate_end: identity.not_after(),
             login: Arc::new(login_config(settings, identity)),
             registry: RegistryConfig {
                 cookie_timeout: advanced.cookie_timeout,

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Result, anyhow};
 use mstunnel_proto::auth::AuthMethod;
@@ -12,6 +12,8 @@ use mstunnel_proto::session::{Record, SessionId};
 
 use super::handover::Handover;
 use super::store::{Clocks, FileStore, Snapshot};
+use super::upkeep::Conditions;
+use crate::tls;
 use crate::worker::{FRONT_TIMEOUT, Shared};
 
 /// How long changes gather before they are written: a reconnect storm is one write, not thousands.
@@ -114,7 +116,12 @@ impl Watch {
 }
 
 /// Runs until the runtime ends.
-pub(crate) async fn run(shared: Arc<Shared>, mut handover: Handover, store: Option<FileStore>) {
+pub(crate) async fn run(
+    shared: Arc<Shared>,
+    mut handover: Handover,
+    store: Option<FileStore>,
+    conditions: Conditions,
+) {
     loop {
         let next = shared.registry().poll_timeout();
         let latest = Instant::now() + SLOWEST;
@@ -132,10 +139,14 @@ pub(crate) async fn run(shared: Arc<Shared>, mut handover: Handover, store: Opti
         if let Some(store) = &store {
             let (shared, store) = (Arc::clone(&shared), store.clone());
             let saved = tokio::task::spawn_blocking(move || save(&shared, &store)).await;
-            if let Ok(Err(error)) = saved {
-                tracing::warn!(%error, "cannot save the sessions; a restart now would lose them");
-            }
+            let saved =
+                saved.map_err(|panic| panic.to_string()).and_then(|saved| saved.map_err(|e| e.to_string()));
+            let problem = |error| format!("sessions are not saved, and a restart would lose them: {error}");
+            conditions.store.set(saved.err().map(problem));
         }
+        let validity = tls::validity(shared.effective.load().certificate_end, SystemTime::now());
+        conditions.certificate.set(validity.expired());
+        conditions.renewal.warn(validity.ending());
         // Last: it may take seconds.
         if now >= handover.due() {
             handover.round(&shared, now).await;

@@ -33,7 +33,7 @@ use self::effective::Effective;
 use self::handover::Handover;
 use self::signals::{Request, Signals};
 use self::store::{Clocks, FileStore, Snapshot};
-use self::upkeep::Condition;
+use self::upkeep::Conditions;
 use crate::admin::{AdminSocket, ServerControl, ServerState};
 use crate::config::{EgressMode, Settings, StateStore};
 use crate::egress::userspace::{Plan, UserspaceConfig};
@@ -70,8 +70,7 @@ pub(crate) struct Running {
     settings: Mutex<Settings>,
     /// The kernel's egress, if that is the one.
     kept: Option<Kept>,
-    egress: Condition,
-    addresses: Condition,
+    conditions: Conditions,
     logs: OnceLock<Weak<LogGuard>>,
     stop: Notify,
 }
@@ -132,15 +131,14 @@ impl Server {
             has_datagrams: !sockets.is_empty(),
         }));
         let (parts, kept) = egress.into_parts(workers);
-        let addresses_held = Condition::default();
-        let handover = Handover::open(kept.as_ref(), &shared.registry(), addresses_held.clone())
+        let conditions = Conditions::default();
+        let handover = Handover::open(kept.as_ref(), &shared.registry(), conditions.addresses.clone())
             .context("cannot open the kernel egress")?;
         let running = Arc::new(Running {
             shared: Arc::clone(&shared),
             settings: Mutex::new(settings),
             kept,
-            egress: Condition::default(),
-            addresses: addresses_held,
+            conditions,
             logs: OnceLock::new(),
             stop: Notify::new(),
         });
@@ -155,9 +153,14 @@ impl Server {
         self.control.spawn(socket.serve(Arc::clone(&self.running) as Arc<dyn ServerControl>));
         self.control.spawn(housekeeping::rotate_cookie_keys(Arc::clone(&self.running.shared)));
         self.control.spawn(housekeeping::revoke(Arc::clone(&self.running.shared)));
-        self.control.spawn(housekeeping::run(Arc::clone(&self.running.shared), handover, self.store.clone()));
+        self.control.spawn(housekeeping::run(
+            Arc::clone(&self.running.shared),
+            handover,
+            self.store.clone(),
+            self.running.conditions.clone(),
+        ));
         if let Some(kept) = self.running.kept.clone() {
-            self.control.spawn(upkeep::run(kept, self.running.egress.clone(), report));
+            self.control.spawn(upkeep::run(kept, self.running.conditions.egress.clone(), report));
         }
     }
 
@@ -225,8 +228,11 @@ impl Server {
         }
         self.control.shutdown_timeout(Duration::from_millis(200));
         let closed = self.running.kept.as_ref().map_or(Ok(()), Kept::close);
-        closed.context("cannot clean up the egress")?;
-        saved.context("cannot save the sessions")
+        if let Err(error) = saved {
+            // Not a failure: who starts the server again for it would start what an operator has ended.
+            tracing::error!("the sessions are not saved, and clients have to sign in again: {error}");
+        }
+        closed.context("cannot clean up the egress")
     }
 }
 
@@ -239,8 +245,9 @@ impl Running {
     pub(crate) fn reload_configuration(&self) -> Result<String, String> {
         let mut settings = self.settings();
         let (mut new, warnings) = Settings::load(&settings.path).map_err(|error| error.to_string())?;
-        let restart = settings.restart_needed(&new);
+        let restart = settings.restart_needed(&new, self.shared.has_datagrams);
         new.keep_until_restart(&settings, self.shared.has_datagrams);
+        new.refuse_dns_in_a_pool()?;
         let shared = &self.shared;
         let effective = Effective::new(&new).map_err(|error| format!("{error:#}"))?;
         let verifier = open_verifier(&new, &shared.control).map_err(|error| format!("{error:#}"))?;
@@ -279,10 +286,11 @@ impl Running {
 pub fn check(settings: &Settings) -> Result<Vec<String>, String> {
     let mut warnings = Vec::new();
     let mut problems = Vec::new();
-    if let Some(password) = &settings.auth.password
-        && let Err(error) = PasswordFile::open(&password.file)
-    {
-        problems.push(error.to_string());
+    if let Some(password) = &settings.auth.password {
+        match PasswordFile::check(&password.file) {
+            Ok(more) => warnings.extend(more),
+            Err(error) => problems.push(error.to_string()),
+        }
     }
     if let Some(bearer) = &settings.auth.bearer {
         match Oidc::check(&bearer.oidc) {
@@ -473,7 +481,8 @@ pub fn run(settings: Settings, logs: LogGuard) -> Result<()> {
 async fn until_ended(server: &mut Server, signals: &mut Signals) -> Result<()> {
     loop {
         tokio::select! {
-            ended = server.ended() => return ended,
+            // The control socket asks for what a signal asks for.
+            ended = server.ended() => break ended?,
             request = signals.next() => match request {
                 Request::End => break,
                 Request::Reload => reload(server).await,
@@ -484,17 +493,21 @@ async fn until_ended(server: &mut Server, signals: &mut Signals) -> Result<()> {
     let drain = server.drain_time();
     tracing::info!(?drain, "going down");
     tokio::select! {
-        () = tokio::time::sleep(drain) => {}
-        () = signals.end() => {}
+        () = tokio::time::sleep(drain) => Ok(()),
+        () = signals.end() => Ok(()),
+        ended = server.ended() => ended,
     }
-    Ok(())
 }
 
 async fn reload(server: &Server) {
     let running = Arc::clone(&server.running);
     match tokio::task::spawn_blocking(move || running.reload_configuration()).await {
         Ok(Ok(report)) => tracing::info!("{report}"),
-        Ok(Err(problems)) => tracing::error!("configuration not reloaded, the old one stays: {problems}"),
+        Ok(Err(problems)) => {
+            tracing::error!("configuration not reloaded, the old one stays");
+            // One line each: a long one is cut.
+            problems.lines().for_each(|problem| tracing::error!("{problem}"));
+        }
         Err(panic) => tracing::error!(%panic, "the reload failed"),
     }
 }

@@ -22,6 +22,8 @@ use mstunnel_proto::pool::{HeldBack, OwnerKey};
 use mstunnel_proto::session::{Admit, Leases, Record, Registry, Stage};
 use serde::{Deserialize, Serialize};
 
+use crate::identity::secret_file::{self, SecretFileError};
+
 /// The most bytes of a session: its fields, and names of 255 bytes, each of which JSON may write as two, for a user, a
 /// chosen group and 256 groups, which is the most that `identity` takes. Usual ones have about 300.
 const MAX_SESSION_BYTES: u64 = 512 + (2 + 256) * (2 * 255 + 3);
@@ -138,11 +140,18 @@ impl FileStore {
     /// Writes the sessions that `take` finds when it is this call's turn: the file never becomes older.
     ///
     /// # Errors
-    /// The file cannot be written; the former one is untouched.
+    /// The file cannot be written. The former one is removed, if that can be: it lets in whose session has ended since.
     pub(crate) fn save(&self, take: impl FnOnce() -> Snapshot) -> io::Result<()> {
         // What a panic leaves behind is an old temporary file, which goes first.
         let _turn = self.saving.lock().unwrap_or_else(PoisonError::into_inner);
-        let json = take().to_json()?;
+        self.write(take().to_json()?).map_err(|error| {
+            // A directory in which nothing can be written may not let go of anything either.
+            let _ = fs::remove_file(&self.path);
+            io::Error::new(error.kind(), format!("{}: {error}", self.path.display()))
+        })
+    }
+
+    fn write(&self, json: Vec<u8>) -> io::Result<()> {
         let temporary = self.path.with_extension("json.new");
         match fs::remove_file(&temporary) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -159,23 +168,19 @@ impl FileStore {
     /// A connection that was live when the file was written waits `window` for its client.
     ///
     /// # Errors
-    /// The file is there and cannot be read. A missing file is an empty one.
+    /// The file is there and cannot be read, or others could have written it. A missing file is an empty one.
     pub(crate) fn load_into(
         &self,
         registry: &mut Registry,
         window: Duration,
         clocks: Clocks,
     ) -> io::Result<usize> {
-        let file = match fs::metadata(&self.path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
-            Err(error) => return Err(error),
-            Ok(metadata) if metadata.len() > max_file_bytes(registry) => {
-                let (len, limit) = (metadata.len(), max_file_bytes(registry));
-                return Err(io::Error::other(format!("{len} bytes, limit {limit}")));
-            }
-            Ok(_) => fs::read(&self.path)?,
-        };
-        take_up(&file, registry, window, clocks)
+        let limit = usize::try_from(max_file_bytes(registry)).unwrap_or(usize::MAX - 1);
+        match secret_file::read(&self.path, limit) {
+            Ok((file, _)) => take_up(&file, registry, window, clocks),
+            Err(SecretFileError::Io(error)) if error.kind() == io::ErrorKind::NotFound => Ok(0),
+            Err(error) => Err(io::Error::other(format!("{} {error}", self.path.display()))),
+        }
     }
 }
 
@@ -324,6 +329,9 @@ fn hash_of(text: &str) -> Option<CookieHash> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt;
+
     use mstunnel_proto::close::CloseReason;
     use mstunnel_proto::pool::{Pool, PoolConfig};
     use mstunnel_proto::session::{Attach, RegistryConfig, SessionCounters};
@@ -525,9 +533,60 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let store = FileStore::open(directory.path()).unwrap();
         assert_eq!(store.load_into(&mut registry(), WINDOW, Clocks::now()).unwrap(), 0);
-        for bytes in [&b"{\"version\":1,\"sess"[..], b"{\"version\":9,\"sessions\":[]}", b""] {
+        store.save(|| Snapshot::of(&registry(), Clocks::now())).unwrap();
+        for (bytes, why) in [
+            (&b"{\"version\":1,\"sess"[..], "EOF"),
+            (b"{\"version\":9,\"sessions\":[]}", "version 9"),
+            (b"", "EOF"),
+        ] {
             fs::write(directory.path().join("sessions.json"), bytes).unwrap();
-            assert!(store.load_into(&mut registry(), WINDOW, Clocks::now()).is_err());
+            let error = store.load_into(&mut registry(), WINDOW, Clocks::now()).unwrap_err().to_string();
+            assert!(error.contains(why), "{error}");
+        }
+    }
+
+    /// Covers: R6, R81: an administrator ends a session while the disk is full, and the server restarts.
+    #[test]
+    fn sessions_that_cannot_be_saved_leave_no_older_ones_behind() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = FileStore::open(directory.path()).unwrap();
+        let clocks = Clocks::now();
+        store.save(|| Snapshot::of(&registry(), clocks)).unwrap();
+        // Neither root nor a full disk can write over it.
+        fs::create_dir(directory.path().join("sessions.json.new")).unwrap();
+        let error = store.save(|| Snapshot::of(&registry(), clocks)).unwrap_err();
+        assert!(error.to_string().contains("sessions.json"), "{error}");
+        assert!(!directory.path().join("sessions.json").exists());
+        fs::remove_dir(directory.path().join("sessions.json.new")).unwrap();
+        store.save(|| Snapshot::of(&registry(), clocks)).unwrap();
+        assert!(directory.path().join("sessions.json").exists());
+    }
+
+    /// Covers: P-137, R86: whoever writes the file decides who gets in.
+    #[test]
+    fn a_file_that_others_could_have_written_lets_nobody_in() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = FileStore::open(directory.path()).unwrap();
+        let clocks = Clocks::now();
+        let mut before = registry();
+        let cookie = CookieHash::from_bytes([7; 32]);
+        let admit = Admit {
+            user: "ada".to_owned(),
+            groups: Vec::new(),
+            group: None,
+            method: AuthMethod::Password,
+            cookie,
+            owner: OwnerKey::of_device("ada", ""),
+        };
+        before.admit(admit, clocks.monotonic).unwrap();
+        store.save(|| Snapshot::of(&before, clocks)).unwrap();
+        let file = directory.path().join("sessions.json");
+        for (mode, restored) in [(0o606, None), (0o660, None), (0o600, Some(1))] {
+            fs::set_permissions(&file, Permissions::from_mode(mode)).unwrap();
+            let mut after = registry();
+            let outcome = store.load_into(&mut after, WINDOW, clocks);
+            assert_eq!(outcome.as_ref().ok().copied(), restored, "{mode:o}: {outcome:?}");
+            assert_eq!(after.len(), restored.unwrap_or(0));
         }
     }
 }

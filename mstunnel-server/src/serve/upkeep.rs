@@ -39,13 +39,48 @@ impl Condition {
 
     /// Keeps `problem`, and tells the log if it is another one than before.
     pub(crate) fn set(&self, problem: Option<String>) {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(problem) = &problem
-            && known.as_ref() != Some(problem)
-        {
+        if let Some(problem) = self.replace(problem) {
             tracing::error!("{problem}");
         }
-        *known = problem;
+    }
+
+    /// The same for what is to become a problem.
+    pub(crate) fn warn(&self, warning: Option<String>) {
+        if let Some(warning) = self.replace(warning) {
+            tracing::warn!("{warning}");
+        }
+    }
+
+    /// Returns the new sentence if it is another one than before.
+    fn replace(&self, new: Option<String>) -> Option<String> {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let told = new.clone().filter(|new| known.as_ref() != Some(new));
+        *known = new;
+        told
+    }
+}
+
+/// What can go wrong while the server serves on; clones share it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Conditions {
+    /// Fences, interface, forwarding.
+    pub(crate) egress: Condition,
+    /// Addresses that cannot be freed.
+    pub(crate) addresses: Condition,
+    /// Sessions that cannot be saved.
+    pub(crate) store: Condition,
+    /// A certificate that has expired.
+    pub(crate) certificate: Condition,
+    /// One that is to expire: no problem yet, for who starts an unhealthy server again.
+    pub(crate) renewal: Condition,
+}
+
+impl Conditions {
+    /// A sentence each for an administrator.
+    pub(crate) fn problems(&self) -> impl Iterator<Item = String> {
+        [&self.egress, &self.addresses, &self.store, &self.certificate]
+            .into_iter()
+            .filter_map(Condition::problem)
     }
 }
 
@@ -79,5 +114,16 @@ mod tests {
         assert!(condition.problem().unwrap().contains("nft is missing"));
         condition.note(Ok(Vec::new()));
         assert_eq!(condition.problem(), None);
+    }
+
+    #[test]
+    fn the_log_is_told_once_of_what_lasts() {
+        let condition = Condition::default();
+        let some = |text: &str| Some(text.to_owned());
+        assert_eq!(condition.replace(some("30 days")), some("30 days"));
+        assert_eq!(condition.replace(some("30 days")), None);
+        assert_eq!(condition.replace(some("29 days")), some("29 days"));
+        assert_eq!(condition.replace(None), None);
+        assert_eq!(condition.replace(some("29 days")), some("29 days"));
     }
 }

@@ -25,7 +25,7 @@ use super::source::Material;
 use super::{TlsError, TlsProblem};
 
 /// R77: expiry is reported this long before.
-const EXPIRY_WARNING: Duration = Duration::from_secs(30 * 86_400);
+pub(super) const EXPIRY_WARNING: Duration = Duration::from_secs(30 * 86_400);
 
 /// The longest life of a certificate under an authority that the user added, which iOS accepts;
 /// product.md a.5 row 37.

@@ -1,7 +1,7 @@
 //! Loading of identities from files that `rcgen` and OpenSSL wrote, and handshakes in memory.
 
 use std::os::unix::fs::PermissionsExt;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, date_time_ymd};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject};
@@ -140,6 +140,22 @@ fn a_key_of_another_certificate_is_refused() {
     assert!(wrong[0].1.ends_with(
         "site.key: belongs to none of the 1 certificates; want the private key of the certificate"
     ));
+}
+
+/// Covers: R77: what a server that runs for long tells.
+#[test]
+fn the_end_of_a_certificate_is_told_thirty_days_ahead_and_an_expired_one_is_a_problem() {
+    let days = |days: u64| Duration::from_secs(days * 86_400);
+    let end = SystemTime::UNIX_EPOCH + days(20_000);
+    for (left, expected) in [(31, Validity::Long), (30, Validity::Ending(30)), (0, Validity::Ending(0))] {
+        assert_eq!(validity(end, end - days(left)), expected);
+    }
+    let expired = validity(end, end + Duration::from_secs(1));
+    assert_eq!(expired, Validity::Expired);
+    assert!(expired.expired().is_some() && expired.ending().is_none());
+    let ending = Validity::Ending(12);
+    assert!(ending.expired().is_none() && ending.ending().unwrap().contains("12 days"));
+    assert_eq!((Validity::Long.expired(), Validity::Long.ending()), (None, None));
 }
 
 /// Covers: P-119

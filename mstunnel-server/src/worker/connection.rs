@@ -252,7 +252,12 @@ fn attach(
     let Some(cookie) = cookie.filter(|cookie| shared.registry().knows(cookie, Instant::now())) else {
         return Err(Refusal::Unauthorized.response());
     };
-    if shared.stage() != ServerState::Running {
+    let goes_down = match shared.stage() {
+        ServerState::Running => false,
+        ServerState::Draining => shared.registry().is_new(&cookie, Instant::now()),
+        ServerState::Stopping => true,
+    };
+    if goes_down {
         return Err(Refusal::Unavailable("the server is going down for maintenance").response());
     }
     let connect = ConnectRequest::parse(request).map_err(|error| {

@@ -18,8 +18,8 @@ use super::shared::{canonical, count};
 use crate::admin::ServerState;
 use crate::logs::RateLimit;
 
-/// Connections waiting in the kernel for one listener.
-const BACKLOG: i32 = 1024;
+/// Connections waiting in the kernel for one listener; `net.core.somaxconn` may allow fewer.
+const BACKLOG: i32 = 8192;
 
 /// How long accepting pauses when the process has no descriptor or memory left.
 const PAUSE: Duration = Duration::from_millis(200);

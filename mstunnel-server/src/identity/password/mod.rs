@@ -87,7 +87,8 @@ impl PasswordFile {
     /// If it cannot be read, others can read it, or a line is not `user:groups:hash`.
     pub fn open(path: impl Into<PathBuf>) -> Result<Self, PasswordFileError> {
         let path = path.into();
-        let (table, fingerprint) = read_table(&path)?;
+        let (table, fingerprint, warnings) = read_table(&path)?;
+        warnings.iter().for_each(|warning| warn!("{warning}"));
         Ok(Self {
             inner: Arc::new(Inner {
                 path,
@@ -99,6 +100,14 @@ impl PasswordFile {
             }),
             workers: HashWorkers::for_this_machine(),
         })
+    }
+
+    /// Reads a password file as [`open`](Self::open) does, and returns what it warns of, one line each.
+    ///
+    /// # Errors
+    /// As for [`open`](Self::open).
+    pub fn check(path: &Path) -> Result<Vec<String>, PasswordFileError> {
+        read_table(path).map(|(_, _, warnings)| warnings)
     }
 
     /// Decides whether `password` is the one of `user`.
@@ -125,7 +134,8 @@ impl PasswordFile {
     /// # Errors
     /// As for [`open`](Self::open); the last good file stays in use.
     pub fn reload(&self) -> Result<(), PasswordFileError> {
-        let (table, fingerprint) = read_table(&self.inner.path)?;
+        let (table, fingerprint, warnings) = read_table(&self.inner.path)?;
+        warnings.iter().for_each(|warning| warn!("{warning}"));
         let mut seen = self.inner.seen.lock().unwrap_or_else(PoisonError::into_inner);
         self.inner.table.store(Arc::new(table));
         self.inner.generation.fetch_add(1, Ordering::Relaxed);
@@ -225,7 +235,7 @@ impl Inner {
             return;
         }
         let outcome = read_table(&self.path);
-        if outcome.as_ref().is_ok_and(|(_, read)| Some(*read) != fingerprint) {
+        if outcome.as_ref().is_ok_and(|(_, read, _)| Some(*read) != fingerprint) {
             return;
         }
         self.take(&mut seen, fingerprint, outcome);
@@ -235,10 +245,11 @@ impl Inner {
         &self,
         seen: &mut Seen,
         fingerprint: Option<Fingerprint>,
-        outcome: Result<(Table, Fingerprint), PasswordFileError>,
+        outcome: Result<ReadTable, PasswordFileError>,
     ) {
         match outcome {
-            Ok((table, fingerprint)) => {
+            Ok((table, fingerprint, warnings)) => {
+                warnings.iter().for_each(|warning| warn!("{warning}"));
                 (seen.fingerprint, seen.is_told) = (Some(fingerprint), false);
                 info!(file = %self.path.display(), users = table.len(), "changed password file taken up");
                 self.table.store(Arc::new(table));
@@ -259,17 +270,18 @@ impl Inner {
     }
 }
 
-fn read_table(path: &Path) -> Result<(Table, Fingerprint), PasswordFileError> {
+/// The users, the version of the file, and what is wrong with single lines.
+type ReadTable = (Table, Fingerprint, Vec<String>);
+
+fn read_table(path: &Path) -> Result<ReadTable, PasswordFileError> {
     let error = |why| PasswordFileError { file: path.to_owned(), why };
     let (text, fingerprint) = secret_file::read(path, MAX_FILE_BYTES).map_err(|why| error(Why::File(why)))?;
     let (table, warnings, count) = Table::parse(&text).map_err(|why| error(Why::Line(why)))?;
-    for warning in &warnings {
-        warn!("{}:{}: {}", path.display(), warning.line, warning.why);
-    }
-    if count > warnings.len() {
-        warn!("{}: {} more lines with warnings", path.display(), count - warnings.len());
-    }
-    Ok((table, fingerprint))
+    let file = path.display();
+    let more = count.checked_sub(warnings.len()).filter(|more| *more > 0);
+    let warnings = warnings.iter().map(|warning| format!("{file}:{}: {}", warning.line, warning.why));
+    let warnings = warnings.chain(more.map(|more| format!("{file}: {more} more lines with warnings")));
+    Ok((table, fingerprint, warnings.collect()))
 }
 
 #[cfg(test)]
@@ -472,5 +484,8 @@ mod tests {
         assert!(error("a:*:x\nb\n", 0o600).ends_with("users:2: want user:groups:hash"));
         assert!(error("", 0o644).ends_with("users: has mode 0644; want at most 0640 (chmod 600)"));
         assert!(PasswordFile::open(dir.path().join("none")).is_err());
+        write(&dir, &format!("alice:*:{SHA5}\nold:*:{OLD}\n"), 0o600);
+        let warnings = PasswordFile::check(&path).unwrap();
+        assert!(matches!(&warnings[..], [one] if one.contains("users:2: ")), "{warnings:?}");
     }
 }
