@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use mstunnel_proto::connect::{ConnectParams, MAX_ROUTES};
+use mstunnel_proto::connect::{ConnectParams, MAX_ROUTES, MAX_SPLIT_DNS};
 use mstunnel_proto::mtu::Mtu;
 use mstunnel_proto::routes::{RouteError, RouteSet, SplitDns, SplitDnsError, Verdict};
 use mstunnel_proto::session::Leases;
@@ -43,7 +43,7 @@ impl TunnelParams {
         }
         // How many rules there may be is for the server to say, within what its answer can hold.
         let routes = RouteSet::new_with_limit(&said.include, &said.exclude, MAX_ROUTES)?;
-        let split_dns = SplitDns::new(&said.split_dns)?;
+        let split_dns = SplitDns::new_with_limit(&said.split_dns, MAX_SPLIT_DNS)?;
         Ok(Self { said, routes, split_dns })
     }
 

@@ -35,7 +35,7 @@ fn shown(client: Client<'_>) -> Value {
 fn a_password_from_a_file_gets_addresses_of_both_families() {
     for start in BOTH {
         let Some(network) = Network::new() else { return };
-        let setup = Setup::new().advanced("banner", "Welcome, \"all\" & sundry");
+        let setup = Setup::new().advanced("banner", "Welcome <all> & sundry");
         let Some(gateway) = start(&setup, &network) else { return };
         let Some(client) = Client::to(&network, 0, &gateway, "show") else { return };
         let shown = shown(client.as_alice());
@@ -44,7 +44,7 @@ fn a_password_from_a_file_gets_addresses_of_both_families() {
         assert_eq!(shown["include"], serde_json::json!(["10.20.0.0/24", "fd00:20::/64"]), "{shown}");
         assert_eq!(shown["dns"][0], "10.20.0.53", "{shown}");
         let banner = shown["banner"].as_str().unwrap_or_default();
-        assert!(banner.contains("\"all\" & sundry"), "{shown}");
+        assert!(banner.contains("<all> & sundry"), "{shown}");
     }
 }
 

@@ -6,7 +6,7 @@
 //! (`xn--` stays `xn--`).
 //!
 //! # Limits
-//! [`MAX_DOMAINS`] domains; names of at most 253 bytes and labels of at most 63 (RFC 1035 section 2.3.4).
+//! [`MAX_DOMAINS`] domains unless told otherwise; names of at most 253 bytes and labels of at most 63 (RFC 1035 section 2.3.4).
 //! What is kept has no control or separator characters, so that it can go into a header as it is.
 
 /// The most domains: each is a header line of the answer to CONNECT.
@@ -31,14 +31,22 @@ impl SplitDns {
     /// Reads `domains`; a leading `*.` or `.` is accepted and means nothing.
     ///
     /// # Errors
-    /// [`SplitDnsError`] when one of them is not a domain name or there are too many.
+    /// [`SplitDnsError`] when one of them is not a domain name or there are more than [`MAX_DOMAINS`].
     pub fn new<S: AsRef<str>>(domains: &[S]) -> Result<Self, SplitDnsError> {
+        Self::new_with_limit(domains, MAX_DOMAINS)
+    }
+
+    /// As [`SplitDns::new`] for another limit: how many there may be is for who tells them to say.
+    ///
+    /// # Errors
+    /// [`SplitDnsError`] when one of them is not a domain name or there are more than `limit`.
+    pub fn new_with_limit<S: AsRef<str>>(domains: &[S], limit: usize) -> Result<Self, SplitDnsError> {
         let mut kept =
             domains.iter().map(|domain| normalized(domain.as_ref())).collect::<Result<Vec<_>, _>>()?;
         kept.sort_unstable();
         kept.dedup();
-        if kept.len() > MAX_DOMAINS {
-            return Err(SplitDnsError::TooMany { count: kept.len(), limit: MAX_DOMAINS });
+        if kept.len() > limit {
+            return Err(SplitDnsError::TooMany { count: kept.len(), limit });
         }
         Ok(Self { domains: kept.into() })
     }
@@ -109,7 +117,7 @@ pub enum SplitDnsError {
         /// The rule it breaks.
         why: &'static str,
     },
-    /// More than [`MAX_DOMAINS`].
+    /// More than the limit.
     #[error("{count} split DNS domains, limit {limit}")]
     TooMany {
         /// Domains given, each counted once.

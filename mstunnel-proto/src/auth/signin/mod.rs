@@ -207,13 +207,10 @@ impl SignIn {
     /// The sign-in is over; nothing of it can be used again.
     pub fn handle_reply(&mut self, reply: &Reply) -> Result<Step, SignInError> {
         self.requests += 1;
-        if self.requests >= MAX_REQUESTS {
-            return Err(SignInError::Endless);
-        }
         for (name, value) in reply.set_cookies() {
             self.jar.set(name, value);
         }
-        match reply.status {
+        let step = match reply.status {
             200 => self.handle_page(Page::read(&reply.body)?),
             301 | 302 | 303 | 307 | 308 => self.redirect(reply.header("Location").unwrap_or_default()),
             401 => {
@@ -226,6 +223,10 @@ impl SignIn {
                 }
             }
             status => Err(SignInError::Status { status, reason: clean(&reply.reason) }),
+        }?;
+        match step {
+            Step::Ask(_) | Step::Again if self.requests >= MAX_REQUESTS => Err(SignInError::Endless),
+            Step::Ask(_) | Step::Again | Step::Complete(_) => Ok(step),
         }
     }
 

@@ -131,7 +131,8 @@ impl Page {
     /// Reads a response body.
     pub(super) fn read(body: &[u8]) -> Result<Self, PageError> {
         let text = std::str::from_utf8(body).map_err(|_| XmlError::NotUtf8)?;
-        let text = with_escaped_ampersands(xml::checked(text)?);
+        let text = with_escaped_tags(text);
+        let text = with_escaped_ampersands(xml::checked(&text)?);
         let options = ParsingOptions { allow_dtd: false, nodes_limit: xml::MAX_NODES, entity_resolver: None };
         let document = Document::parse_with_options(&text, options).map_err(|_| XmlError::Malformed)?;
         let root = document.root_element();
@@ -278,6 +279,62 @@ fn with_escaped_ampersands(text: &str) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
+/// Elements whose text stock ocserv inserts as its operator wrote it (protocol.md 3, statement 19).
+const TEXTS: [&str; 5] = ["banner", "message", "title", "error", "option"];
+
+/// Makes what looks like a tag inside of these elements text, up to the first end tag of the element.
+fn with_escaped_tags(text: &str) -> Cow<'_, str> {
+    let (mut out, mut copied, mut at) = (String::new(), 0, 0);
+    // Elements that nothing ends from here on: a page of start tags would be searched once for each of them.
+    let mut endless = [false; TEXTS.len()];
+    while let Some(found) = text[at..].find('<') {
+        at += found + 1;
+        let starts = |name: &str| {
+            let behind = text[at..].strip_prefix(name);
+            behind.is_some_and(|rest| rest.starts_with(['>', ' ', '\t', '\r', '\n']))
+        };
+        let Some(which) = TEXTS.iter().position(|name| starts(name)).filter(|which| !endless[*which]) else {
+            continue;
+        };
+        let Some(tag) = tag_len(&text[at..]) else { break };
+        let content = at + tag;
+        if text[..content].ends_with("/>") {
+            at = content;
+            continue;
+        }
+        let Some(len) = text[content..].find(&format!("</{}", TEXTS[which])) else {
+            endless[which] = true;
+            continue;
+        };
+        let inner = &text[content..content + len];
+        at = content + len;
+        if inner.contains('<') && !inner.trim_start().starts_with("<![CDATA[") {
+            out.push_str(&text[copied..content]);
+            out.push_str(&inner.replace('<', "&lt;"));
+            copied = at;
+        }
+    }
+    if copied == 0 {
+        return Cow::Borrowed(text);
+    }
+    out.push_str(&text[copied..]);
+    Cow::Owned(out)
+}
+
+/// The length of a start tag behind its `<`, with its `>`.
+fn tag_len(tag: &str) -> Option<usize> {
+    let mut quote = None;
+    for (at, byte) in tag.bytes().enumerate() {
+        match (quote, byte) {
+            (None, b'>') => return Some(at + 1),
+            (None, b'"' | b'\'') => quote = Some(byte),
+            (Some(open), _) if open == byte => quote = None,
+            (None | Some(_), _) => {}
+        }
+    }
+    None
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -304,6 +361,41 @@ mod tests {
             with_escaped_ampersands("&123456789;&#x10FFFF;&lt;&;&"),
             "&amp;123456789;&#x10FFFF;&lt;&amp;;&amp;"
         );
+    }
+
+    /// Covers: statement 19: the document of the transcript, and what else an operator may write.
+    #[test]
+    fn an_unescaped_banner_loses_no_cookie() {
+        let recorded = "<config-auth client=\"vpn\" type=\"complete\">\n<version who=\"sg\">0.1(1)</version>\n\
+             <auth id=\"success\">\n<title>SSL VPN Service</title><banner>Welcome <all> & sundry</banner></auth>\
+             </config-auth>";
+        let read = Page::read(recorded.as_bytes()).unwrap();
+        assert!(read.success);
+        assert_eq!(read.banner.as_deref(), Some("Welcome <all> & sundry"));
+        for said in ["a < b", "</b> first", "<br/>", "<!DOCTYPE", "<?php ?>", "<message>", "<a b='"] {
+            let read = page(&format!("<auth id=\"success\"><banner>{said}</banner></auth>")).unwrap();
+            assert_eq!((read.success, read.banner.as_deref()), (true, Some(said.trim())));
+        }
+        let read = page(
+            "<auth id=\"main\"><message a='>'>1 < 2</message><form action=\"/auth\"><select name=\"group_list\">\
+             <option value=\"a\">R<D</option><option>b</option></select></form></auth>",
+        );
+        let read = read.unwrap();
+        assert_eq!(read.message.as_deref(), Some("1 < 2"));
+        assert_eq!(read.form.unwrap().groups[0].label, "R<D");
+        let read = page("<auth id=\"main\"><banner/><message><![CDATA[1 < 2]]></message></auth>").unwrap();
+        assert_eq!((read.banner, read.message.as_deref()), (None, Some("1 < 2")));
+    }
+
+    /// Covers: R26, R63: what is not text is as strictly read as ever, and however often nothing ends costs once.
+    #[test]
+    fn a_banner_without_an_end_changes_nothing() {
+        for text in ["<banner>", "<banner", "<banner a='", "<banners></banner>", "<a><b></a>"] {
+            assert_eq!(with_escaped_tags(text), text);
+            assert!(page(text).is_err(), "{text}");
+        }
+        let many = "<banner>".repeat(1 << 17);
+        assert_eq!(with_escaped_tags(&many), many);
     }
 
     #[test]

@@ -181,7 +181,21 @@ fn a_server_that_asks_forever_is_left() {
         rounds += 1;
         assert!(rounds < 100);
     };
-    assert_eq!(end, SignInError::Endless);
+    assert_eq!((end, rounds + 1), (SignInError::Endless, MAX_REQUESTS));
+}
+
+#[test]
+fn the_reply_to_the_last_request_still_counts() {
+    let form = page("<auth id=\"main\"><form><input type=\"text\" name=\"username\"/></form></auth>");
+    let mut sign_in = begin(None, None);
+    for _ in 1..MAX_REQUESTS {
+        sent(&mut sign_in);
+        sign_in.handle_reply(&form).unwrap();
+        sign_in.answer(|_| "alice").unwrap();
+    }
+    sent(&mut sign_in);
+    let success = page("<session-token>TOK@1</session-token><auth id=\"success\"/>");
+    assert!(matches!(sign_in.handle_reply(&success), Ok(Step::Complete(_))));
 }
 
 #[test]
