@@ -184,7 +184,7 @@ impl Remainder {
     /// Moves the kept bytes to the front of `buffer` and returns how many there were.
     ///
     /// # Panics
-    /// When `buffer` is shorter than [`MAX_FRAME`].
+    /// When `buffer` is shorter than [`MAX_FRAME`], or [`MAX_FRAME`] bytes or more are kept.
     pub fn take_into(&mut self, buffer: &mut [u8]) -> usize {
         let len = self.0.len();
         assert!(len < MAX_FRAME && buffer.len() >= MAX_FRAME, "a remainder is shorter than a frame");
@@ -193,7 +193,8 @@ impl Remainder {
         len
     }
 
-    /// Keeps `rest`, the bytes behind the last whole frame.
+    /// Keeps `rest`, the bytes behind the last whole frame: fewer than [`MAX_FRAME`] in all. Who has read more, behind the
+    /// head of a request say, takes the whole frames off first ([`Frames`]).
     pub fn keep(&mut self, rest: &[u8]) {
         if rest.is_empty() {
             self.0 = Vec::new();

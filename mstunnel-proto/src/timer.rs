@@ -44,6 +44,11 @@ impl<T: TimerKey, const N: usize> Timers<T, N> {
         self.due[timer.index()] = None;
     }
 
+    /// When `timer` is due, if it is armed.
+    pub fn due(&self, timer: T) -> Option<Instant> {
+        self.due[timer.index()]
+    }
+
     /// Takes one timer that is due at `now`, the earliest first, and disarms it.
     pub fn take_due(&mut self, now: Instant) -> Option<T> {
         let next = self.next()?;

@@ -326,6 +326,8 @@ impl Association {
         let change = match progress {
             Progress::Waiting => None,
             Progress::Finished => Some(self.switch()),
+            // It counts as over already.
+            Progress::Failed if self.keys.is_some() => self.forget_rekey(),
             Progress::Failed => self.give_up(ChannelEnd::HandshakeFailed),
         };
         Outcome { change, ..Outcome::of(Opened::Handled) }
@@ -356,9 +358,16 @@ impl Association {
 
     /// Gives up new keys; those in use are still good.
     fn give_up_rekey(&mut self) -> Option<Change> {
-        let was_open = self.is_negotiating();
+        if self.is_negotiating() {
+            return self.forget_rekey();
+        }
         self.handshake = None;
-        (was_open && self.role == Role::Client).then_some(Change::RekeyFailed)
+        None
+    }
+
+    fn forget_rekey(&mut self) -> Option<Change> {
+        self.handshake = None;
+        (self.role == Role::Client).then_some(Change::RekeyFailed)
     }
 
     fn end(&mut self) {

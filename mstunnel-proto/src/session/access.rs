@@ -13,8 +13,8 @@ use std::sync::Arc;
 use crate::prefix::Prefix;
 use crate::routes::{RouteSet, Verdict};
 
-/// Prefixes closed to every session: this host, link-local (169.254.169.254 is cloud metadata),
-/// multicast and reserved space.
+/// Prefixes closed to every session: this host, link-local and what else is cloud metadata (of most clouds, of Alibaba, of
+/// Amazon), multicast and reserved space.
 const ALWAYS_CLOSED: &[&str] = &[
     "0.0.0.0/8",
     "127.0.0.0/8",
@@ -24,6 +24,8 @@ const ALWAYS_CLOSED: &[&str] = &[
     "::ffff:0:0/96",
     "fe80::/10",
     "ff00::/8",
+    "100.100.100.200/32",
+    "fd00:ec2::254/128",
 ];
 
 /// The destinations that sessions of one configuration may reach. Built once, shared by all.
@@ -87,6 +89,8 @@ mod tests {
             "ff02::1",
             "::ffff:127.0.0.1",
             "fd00:9::5",
+            "100.100.100.200",
+            "fd00:ec2::254",
         ] {
             assert!(!access.permits(ip(closed)), "{closed}");
         }

@@ -146,13 +146,17 @@ impl ClientSession {
         if !self.config.leases.holds(view.source()) {
             return Err(self.drop(DropReason::SourceNotLeased));
         }
-        self.last_sent = now;
+        let channel = self.channel();
+        // A busy datagram channel must not let the stream go silent: the way there is another one.
+        if channel == Channel::Stream {
+            self.last_sent = now;
+        }
         self.counters.packets_out += 1;
         self.counters.bytes_out += packet.len() as u64;
         if self.path.sent(now) {
             self.arm_path();
         }
-        Ok(self.channel().encapsulate(FrameKind::Data, packet))
+        Ok(channel.encapsulate(FrameKind::Data, packet))
     }
 
     /// Takes in one frame (or datagram record) of the server: its type and its payload.
@@ -166,11 +170,14 @@ impl ClientSession {
         if self.state != State::Live {
             return Inbound::Dropped(self.drop(DropReason::SessionClosed));
         }
-        if let Some(liveness) = &mut self.liveness {
-            liveness.heard(now);
-        }
-        if channel == Channel::Datagram && self.path.heard() {
-            self.arm_path();
+        match (channel, &mut self.liveness) {
+            (Channel::Stream, Some(liveness)) => liveness.heard(now),
+            (Channel::Stream, None) => {}
+            (Channel::Datagram, _) => {
+                if self.path.heard() {
+                    self.arm_path();
+                }
+            }
         }
         match kind {
             FrameKind::Data if payload.is_empty() => Inbound::Handled,

@@ -302,7 +302,8 @@ impl ClientDatagrams {
         match found {
             Found::Fits(len) => {
                 live.stage = Stage::Open;
-                live.sent = now;
+                // The search has just proven that the server is there, however long its last size took.
+                (live.heard, live.asked, live.sent) = (now, now, now);
                 self.change = Some(DatagramChange::Opened(len));
                 // New keys may have come due during the search.
                 self.check_life(now);
@@ -389,11 +390,15 @@ mod tests {
 
     impl Rig {
         fn new() -> Self {
+            Self::with_dpd(DPD)
+        }
+
+        fn with_dpd(dpd: Duration) -> Self {
             let offer = DtlsOffer {
                 port: 443,
                 app_id: [1; 32],
                 key: DtlsKey::Exported,
-                dpd: Some(DPD),
+                dpd: Some(dpd),
                 keepalive: Some(Duration::from_secs(20)),
                 rekey_time: Some(Duration::from_secs(600)),
                 rekey_method: RekeyMethod::Ssl,
@@ -510,6 +515,16 @@ mod tests {
         rig.limit = 1_500;
         rig.pass(2 * MINUTE);
         assert!(rig.client.is_open());
+    }
+
+    /// Covers: statement 61: each size that does not fit is tried for two seconds.
+    #[test]
+    fn a_search_that_is_longer_than_the_servers_patience_is_no_silence() {
+        let mut rig = Rig::with_dpd(Duration::from_secs(1));
+        rig.limit = 1_300;
+        rig.pass(5 * MINUTE);
+        assert!(rig.client.is_open());
+        assert_eq!(rig.client.attempt(), 1);
     }
 
     /// Covers: R8

@@ -289,9 +289,11 @@ impl Session {
         }
     }
 
-    /// The stream channel took no byte although bytes wait.
+    /// The stream channel took no byte although bytes wait. The stall limit counts from the first time.
     pub fn handle_stream_blocked(&mut self, now: Instant) {
-        self.timers.arm(SessionTimer::Stall, now + STALL_LIMIT);
+        if self.timers.due(SessionTimer::Stall).is_none() {
+            self.timers.arm(SessionTimer::Stall, now + STALL_LIMIT);
+        }
     }
 
     /// The stream channel took bytes; `waiting` tells whether more wait.
@@ -351,6 +353,7 @@ impl Session {
             return;
         };
         self.state = next;
+        let stall = self.timers.due(SessionTimer::Stall);
         self.timers = Timers::default();
         self.path.close();
         self.ask = false;
@@ -360,6 +363,12 @@ impl Session {
         self.reason.get_or_insert(reason);
         if next == SessionState::Closing && !reason.sends_disconnect() {
             self.state = SessionState::Closed;
+        }
+        // Who does not read does not hold the farewell up for ever.
+        if self.state == SessionState::Closing
+            && let Some(at) = stall
+        {
+            self.timers.arm(SessionTimer::Stall, at);
         }
     }
 
@@ -383,6 +392,7 @@ impl Session {
             }
             SessionState::Closing => {
                 self.state = self.state.next(Cue::Flushed).expect("closing can be flushed");
+                self.timers = Timers::default();
                 Some(Channel::Stream.encapsulate(FrameKind::Disconnect, out))
             }
             SessionState::Closed => None,

@@ -326,6 +326,31 @@ fn a_client_that_reads_nothing_is_closed_after_the_stall_limit() {
     assert_eq!(session.poll_timeout(), None);
 }
 
+/// Covers: R55
+#[test]
+fn a_client_that_reads_nothing_is_stalled_however_often_the_stream_is_tried() {
+    let start = origin();
+    let mut session = open(SessionConfig { dpd: None, ..config() }, None, start);
+    for second in 0..60 {
+        session.handle_stream_blocked(start + secs(second));
+    }
+    assert_eq!(run_alone(&mut session, start), (CloseReason::Stalled, 60));
+}
+
+/// Covers: R55: an administrator ends a session whose client does not read.
+#[test]
+fn a_farewell_to_a_client_that_does_not_read_ends_at_the_stall_limit() {
+    let start = origin();
+    let mut session = open(SessionConfig { dpd: None, ..config() }, None, start);
+    session.handle_stream_blocked(start);
+    session.close(CloseReason::AdminDisconnect);
+    let stalled = session.poll_timeout().expect("a time for the end");
+    assert_eq!(stalled.at, start + secs(60));
+    session.handle_timeout(stalled.at);
+    assert_eq!(closed(&mut session), Some(CloseReason::AdminDisconnect));
+    assert_eq!(session.poll_timeout(), None);
+}
+
 #[test]
 fn after_the_end_nothing_passes_and_nothing_is_said_twice() {
     let now = origin();
@@ -401,6 +426,49 @@ mod client {
         }
         session.handle_timeout(start + secs(4));
         assert_eq!(session.poll_event(), Some(ClientEvent::Lost));
+    }
+
+    /// Covers: statement 45: the two channels go different ways, and one may be dead.
+    #[test]
+    fn a_busy_datagram_channel_does_not_hide_a_silent_stream() {
+        let start = origin();
+        let mut session = live(start);
+        session.handle_datagram_open();
+        let mut asked = Vec::new();
+        for tenth in 1..=40 {
+            let now = start + Duration::from_millis(100) * tenth;
+            let mut packet = udp(CORPORATE, LEASE, 1);
+            let heard = session.decapsulate(Channel::Datagram, FrameKind::Data, &mut packet, now);
+            assert!(matches!(heard, Inbound::Packet(_)), "at {tenth}");
+            session.handle_timeout(now);
+            asked.extend(transmit(&mut session).map(|frame| (tenth, frame[6])));
+        }
+        let question = FrameKind::DpdRequest.byte();
+        assert_eq!(asked, [(20, question), (30, question)]);
+        assert_eq!(session.poll_event(), Some(ClientEvent::Lost));
+    }
+
+    /// Covers: statement 45: a NAT box forgets the stream that nothing goes through.
+    #[test]
+    fn packets_by_datagram_keep_no_stream_alive() {
+        let start = origin();
+        let mut session = live(start);
+        session.handle_datagram_open();
+        for second in 1..=60 {
+            let now = start + secs(second);
+            let answer = session.decapsulate(Channel::Stream, FrameKind::DpdResponse, &mut [], now);
+            assert_eq!(answer, Inbound::Handled);
+            let mut packet = PacketBuf::new(200);
+            packet.fill(&udp(LEASE, CORPORATE, 1));
+            let heard = session.decapsulate(Channel::Datagram, FrameKind::Keepalive, &mut [], now);
+            assert_eq!(
+                (heard, session.encapsulate(&mut packet, now)),
+                (Inbound::Handled, Ok(Channel::Datagram))
+            );
+            session.handle_timeout(now);
+        }
+        let kinds = std::iter::from_fn(|| transmit(&mut session)).filter(|frame| frame.starts_with(b"STF"));
+        assert_eq!(kinds.map(|frame| frame[6]).collect::<Vec<_>>(), [FrameKind::Keepalive.byte()]);
     }
 
     /// Covers: R62

@@ -178,8 +178,8 @@ impl Greeting {
             _ => return None,
         }
         core.renegotiates = hello.renegotiation.is_some();
+        // The hello is said again until the whole of the server's flight is there (RFC 6347 section 4.2.4).
         core.hear(message);
-        core.flight.answered();
         core.cookie = std::mem::take(&mut self.start.cookie);
         let randoms = Randoms { client: self.start.random, server: hello.random };
         let resumes = !hello.session_id.is_empty() && hello.session_id == self.start.session_id;

@@ -301,6 +301,25 @@ fn a_client_that_missed_the_last_flight_gets_it_again() {
     assert_eq!(world.server.channel.poll_timeout(), None);
 }
 
+/// Covers: statement 54: the ServerHelloDone is lost, which was in a datagram of its own, and the server says nothing
+/// again by itself.
+#[test]
+fn a_client_that_missed_only_the_hello_done_asks_again() {
+    let mut world = World::psk();
+    let hello = world.client.drain().remove(0);
+    let verify = world.server.handle(path(5000), &hello, world.now);
+    let hello = world.client.handle(&verify[0].1, world.now).remove(0);
+    let flight = world.server.handle(path(5000), &hello, world.now).remove(0).1;
+    let first = 13 + usize::from(u16::from_be_bytes([flight[11], flight[12]]));
+    assert!(first < flight.len(), "a ServerHello, and a ServerHelloDone behind it");
+    assert!(world.client.handle(&flight[..first], world.now).is_empty());
+    world.now += Duration::from_millis(500);
+    world.client.channel.handle_timeout(world.now);
+    world.settle();
+    assert!(world.is_open());
+    world.assert_alive();
+}
+
 #[test]
 fn the_last_flight_is_forgotten_when_nobody_asks() {
     let mut world = World::open();

@@ -173,3 +173,20 @@ fn a_server_may_refuse_new_keys() {
     assert_eq!(world.client.channel.poll_timeout(), None);
     world.assert_alive();
 }
+
+/// Covers: statement 57: a ServerHello that is not bound to the handshake before, from one that has the keys.
+#[test]
+fn a_renewal_that_contradicts_itself_is_told() {
+    let mut world = World::open();
+    world.assert_alive();
+    assert!(world.client.channel.rekey([7; 32], world.now));
+    world.client.drain();
+    // Version 1.2, a random, no session, the suite, no compression, and not a word of renegotiation.
+    let body = [&[0xfe, 0xfd][..], &[9; 32], &[0], &Suite::PskAes256Gcm.code().to_be_bytes(), &[0]].concat();
+    let len = u8::try_from(body.len()).unwrap();
+    let header = [2, 0, 0, len, 0, 0, 0, 0, 0, 0, 0, len];
+    let hello = said_by_server(&world, ContentType::Handshake, &[&header[..], &body].concat());
+    world.client.handle(&hello, world.now);
+    assert_eq!(world.client.events[1..], [ClientChannelEvent::RekeyFailed]);
+    world.assert_alive();
+}

@@ -7,9 +7,6 @@ use mstunnel_proto::session::Access;
 
 use super::super::listed::{Allowed, DNS_PORTS, Published};
 
-/// Metadata services of clouds outside of the link-local range: Alibaba, Amazon.
-const METADATA: [&str; 2] = ["100.100.100.200", "fd00:ec2::254"];
-
 /// What is closed, what is opened and what is published.
 #[derive(Debug)]
 pub(super) struct Fence {
@@ -40,14 +37,11 @@ impl Fence {
         allow: &[Allowed],
         publish: &[Published],
     ) -> Self {
-        let metadata =
-            METADATA.iter().map(|text| text.parse().expect("the constant addresses are well formed"));
-        let closed: Vec<Prefix> = pools.iter().copied().chain(metadata).collect();
         let dns = dns.iter().flat_map(|&server| {
             DNS_PORTS.map(|port| Allowed { prefix: Prefix::single(server), port: Some(port) })
         });
         Self {
-            closed: Access::new(&closed, &[], None),
+            closed: Access::new(pools, &[], None),
             allow: allow.iter().copied().chain(dns).collect(),
             publish: publish.to_vec(),
             own,
