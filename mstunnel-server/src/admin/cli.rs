@@ -54,9 +54,9 @@ pub enum ServerAction {
     Unban(UnbanAction),
     /// Read the configuration again
     Reload,
-    /// Accept no new session, let the old ones end by themselves
+    /// Accept no new session; the old ones go on, and come back
     Drain,
-    /// Stop the server in an orderly way
+    /// Stop the server in an orderly way: it drains first, and a second stop ends that
     Stop,
 }
 

@@ -54,6 +54,7 @@ impl Settings {
         self.admin.clone_from(&running.admin);
         self.log.format = running.log.format;
     }
+
     /// The userspace egress opens the name servers of its start.
     fn keeps_dns(&self) -> bool {
         self.egress.mode == EgressMode::Userspace

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use mstunnel_proto::session::Registry;
 use rustc_hash::FxHashSet;
 
-use super::upkeep::Condition;
+use super::conditions::Condition;
 use crate::egress::{EgressError, Kept, forget_flows};
 use crate::worker::Shared;
 

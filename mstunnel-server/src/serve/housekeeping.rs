@@ -10,9 +10,9 @@ use mstunnel_proto::close::CloseReason;
 use mstunnel_proto::dtls::{COOKIE_KEY_LIFETIME, CookieKeys};
 use mstunnel_proto::session::{Record, SessionId};
 
+use super::conditions::Conditions;
 use super::handover::Handover;
 use super::store::{Clocks, FileStore, Snapshot};
-use super::upkeep::Conditions;
 use crate::tls;
 use crate::worker::{FRONT_TIMEOUT, Shared};
 

@@ -6,6 +6,7 @@
 //! ```
 
 mod bans;
+mod conditions;
 mod control;
 pub(crate) mod effective;
 mod handover;
@@ -29,11 +30,11 @@ use mstunnel_proto::pool::{Pool, PoolConfig};
 use mstunnel_proto::session::Registry;
 use tokio::sync::{Notify, mpsc};
 
+use self::conditions::Conditions;
 use self::effective::Effective;
 use self::handover::Handover;
 use self::signals::{Request, Signals};
 use self::store::{Clocks, FileStore, Snapshot};
-use self::upkeep::Conditions;
 use crate::admin::{AdminSocket, ServerControl, ServerState};
 use crate::config::{EgressMode, Settings, StateStore};
 use crate::egress::userspace::{Plan, UserspaceConfig};
