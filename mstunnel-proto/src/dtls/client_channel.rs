@@ -37,7 +37,7 @@ pub enum ClientChannelEvent {
     /// The server has asked for new keys: [`ClientChannel::rekey`], but not more often than makes sense. Nothing
     /// happens without.
     RekeyAsked,
-    /// The server has refused new keys, or they were not agreed on in time. The present ones stay in use; another
+    /// The server has refused new keys, contradicted itself, or not agreed on them in time. The present ones stay in use; another
     /// channel would have new ones.
     RekeyFailed,
     /// The channel is over. Start another one later (statement 60: after 60 s).

@@ -31,7 +31,7 @@ pub const MAX_BYE_TEXT: usize = 64;
 pub struct ClientConfig {
     /// The DPD interval.
     pub dpd: Option<Duration>,
-    /// A keepalive after so long without sending.
+    /// A keepalive after so long without a packet on the stream.
     pub keepalive: Option<Duration>,
     /// A new connection after so long (rekey `new-tunnel`).
     pub rekey: Option<Duration>,
@@ -85,7 +85,10 @@ enum State {
 pub struct ClientSession {
     config: ClientConfig,
     state: State,
+    /// Of the stream.
     liveness: Option<Liveness>,
+    datagram_heard: Option<Instant>,
+    /// By the stream.
     last_sent: Instant,
     timers: Timers<ClientTimer, 4>,
     path: DatagramPath,
@@ -116,6 +119,7 @@ impl ClientSession {
             config,
             state: State::Live,
             liveness,
+            datagram_heard: None,
             last_sent: now,
             timers,
             path: DatagramPath::default(),
@@ -174,6 +178,7 @@ impl ClientSession {
             (Channel::Stream, Some(liveness)) => liveness.heard(now),
             (Channel::Stream, None) => {}
             (Channel::Datagram, _) => {
+                self.datagram_heard = Some(now);
                 if self.path.heard() {
                     self.arm_path();
                 }
@@ -289,6 +294,12 @@ impl ClientSession {
         let pulse = liveness.check(now);
         let next = liveness.due();
         match pulse {
+            // The stream is held up, and the server is there: its datagrams say so (R8).
+            Pulse::Dead if self.hears_datagrams(now) => {
+                self.ask = true;
+                let repeat = self.config.dpd.map_or(Duration::ZERO, |dpd| dpd / 2);
+                self.timers.arm(ClientTimer::Dpd, now + repeat);
+            }
             Pulse::Dead => self.end(ClientEvent::Lost),
             Pulse::Ask => {
                 self.ask = true;
@@ -296,6 +307,12 @@ impl ClientSession {
             }
             Pulse::Quiet => self.timers.arm(ClientTimer::Dpd, next),
         }
+    }
+
+    /// As patient as with the stream.
+    fn hears_datagrams(&self, now: Instant) -> bool {
+        let heard = self.datagram_heard.zip(self.config.dpd);
+        heard.is_some_and(|(heard, dpd)| now < heard + 2 * dpd)
     }
 
     fn check_keepalive(&mut self, now: Instant) {

@@ -1,6 +1,6 @@
 //! Dead-peer detection: when to ask "are you there", and when silence means death.
 //!
-//! Every record received counts as life. The two ends differ only in their patience:
+//! Every record received counts as life; for a client those of the stream, beside which it listens for datagrams. The two ends differ only in their patience:
 //!
 //! | end | asks after | asks again every | dead after |
 //! | --- | --- | --- | --- |

@@ -603,9 +603,12 @@ impl Registry {
 
     /// When [`Registry::handle_timeout`] is wanted.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let record = self.expiries.first().map(|&(at, _)| at);
-        let pools = self.pools().filter_map(Pool::poll_timeout);
-        record.into_iter().chain(pools).min()
+        self.next_end().into_iter().chain(self.pools().filter_map(Pool::poll_timeout)).min()
+    }
+
+    /// When [`Registry::end_records`] is wanted.
+    pub fn next_end(&self) -> Option<Instant> {
+        self.expiries.first().map(|&(at, _)| at)
     }
 
     fn drop_oldest_waiting(&mut self, user: &str, now: Instant) {

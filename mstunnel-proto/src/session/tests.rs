@@ -428,14 +428,14 @@ mod client {
         assert_eq!(session.poll_event(), Some(ClientEvent::Lost));
     }
 
-    /// Covers: statement 45: the two channels go different ways, and one may be dead.
+    /// Covers: statement 45, P-112, R8: the stream is asked, and its silence alone ends nothing.
     #[test]
     fn a_busy_datagram_channel_does_not_hide_a_silent_stream() {
         let start = origin();
         let mut session = live(start);
         session.handle_datagram_open();
         let mut asked = Vec::new();
-        for tenth in 1..=40 {
+        for tenth in 1..=100 {
             let now = start + Duration::from_millis(100) * tenth;
             let mut packet = udp(CORPORATE, LEASE, 1);
             let heard = session.decapsulate(Channel::Datagram, FrameKind::Data, &mut packet, now);
@@ -444,8 +444,14 @@ mod client {
             asked.extend(transmit(&mut session).map(|frame| (tenth, frame[6])));
         }
         let question = FrameKind::DpdRequest.byte();
-        assert_eq!(asked, [(20, question), (30, question)]);
-        assert_eq!(session.poll_event(), Some(ClientEvent::Lost));
+        assert_eq!(asked, [20, 30, 40, 50, 60, 70, 80, 90, 100].map(|tenth| (tenth, question)));
+        assert_eq!(session.poll_event(), None, "the server is there");
+        while let Some(due) = session.poll_timeout() {
+            assert!(due.at <= start + secs(14), "{due:?}");
+            session.handle_timeout(due.at);
+            transmit(&mut session);
+        }
+        assert_eq!(session.poll_event(), Some(ClientEvent::Lost), "both are silent");
     }
 
     /// Covers: statement 45: a NAT box forgets the stream that nothing goes through.

@@ -25,6 +25,9 @@ pub(super) fn status(status: &Status) -> String {
     for problem in &status.problems {
         line("Problem", &safe(problem));
     }
+    for warning in &status.warnings {
+        line("Warning", &safe(warning));
+    }
     line("Version", &safe(&status.version));
     line("Uptime", &duration(status.uptime_seconds));
     line("Workers", &status.workers.to_string());
@@ -271,6 +274,8 @@ mod tests {
         let mut now = Status { problems: vec!["certificate expires in 3 days".into()], ..Status::default() };
         assert!(status(&now).contains("Health: unhealthy\nProblem: certificate expires in 3 days\n"));
         now.problems.clear();
+        now.warnings.push("sessions are not saved".into());
+        assert!(status(&now).contains("Health: healthy\nWarning: sessions are not saved\n"));
         now.state = ServerState::Draining;
         assert_eq!(health(&now), "Health: unhealthy\nProblem: the server is draining\n");
     }

@@ -63,6 +63,8 @@ pub struct Status {
     pub state: ServerState,
     /// What an administrator should look at, one sentence each; empty means healthy.
     pub problems: Vec<String>,
+    /// The same for what leaves the server healthy: to start it again would make it worse.
+    pub warnings: Vec<String>,
     /// Since the start.
     pub uptime_seconds: u64,
     /// Data threads.

@@ -42,20 +42,23 @@ pub(crate) struct Conditions {
     pub(crate) egress: Condition,
     /// Addresses that cannot be freed.
     pub(crate) addresses: Condition,
-    /// Sessions that cannot be saved.
-    pub(crate) store: Condition,
     /// A certificate that has expired.
     pub(crate) certificate: Condition,
-    /// One that is to expire: no problem yet, for who starts an unhealthy server again.
+    /// One that is to expire.
     pub(crate) renewal: Condition,
+    /// Sessions that cannot be saved.
+    pub(crate) store: Condition,
 }
 
 impl Conditions {
     /// A sentence each for an administrator.
     pub(crate) fn problems(&self) -> impl Iterator<Item = String> {
-        [&self.egress, &self.addresses, &self.store, &self.certificate]
-            .into_iter()
-            .filter_map(Condition::problem)
+        [&self.egress, &self.addresses, &self.certificate].into_iter().filter_map(Condition::problem)
+    }
+
+    /// The same for what leaves the server healthy: whoever starts an unhealthy one again would lose its sessions.
+    pub(crate) fn warnings(&self) -> impl Iterator<Item = String> {
+        [&self.renewal, &self.store].into_iter().filter_map(Condition::problem)
     }
 }
 
@@ -75,10 +78,12 @@ mod tests {
     }
 
     #[test]
-    fn what_is_to_become_a_problem_is_none_yet() {
+    fn what_a_restart_would_make_worse_is_a_warning() {
         let conditions = Conditions::default();
         conditions.renewal.warn(Some("12 days".to_owned()));
         conditions.store.set(Some("no room".to_owned()));
-        assert_eq!(conditions.problems().collect::<Vec<_>>(), ["no room"]);
+        conditions.egress.set(Some("no fence".to_owned()));
+        assert_eq!(conditions.problems().collect::<Vec<_>>(), ["no fence"]);
+        assert_eq!(conditions.warnings().collect::<Vec<_>>(), ["12 days", "no room"]);
     }
 }

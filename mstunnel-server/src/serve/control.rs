@@ -46,6 +46,7 @@ impl ServerControl for Running {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             state: shared.stage(),
             problems,
+            warnings: self.conditions.warnings().collect(),
             uptime_seconds: shared.started.elapsed().as_secs(),
             workers: shared.mailboxes.len(),
             sessions,

@@ -11,6 +11,9 @@ use super::conditions::Condition;
 use crate::egress::{EgressError, Kept, forget_flows};
 use crate::worker::Shared;
 
+/// How often hold-backs that have ended are looked for.
+const PACE: Duration = Duration::from_secs(1);
+
 /// How long addresses gather whose flows are forgotten together: each time the kernel lists all of its flows.
 const GATHER: Duration = Duration::from_secs(5);
 
@@ -40,6 +43,11 @@ impl Handover {
             None => false,
             Some(kept) => match forget_flows(|address| is_for_lease(registry, address)) {
                 Ok(_) => true,
+                // Single flows, and nobody may have their addresses yet.
+                Err(error @ EgressError::Flows { .. }) => {
+                    tracing::error!("flows of earlier clients may be left: {error}");
+                    true
+                }
                 // Unless the host translates on its own account, there is nothing to forget.
                 Err(error) if !kept.masquerades() => {
                     tracing::warn!("{error}");
@@ -51,15 +59,22 @@ impl Handover {
         Ok(Self { forgets, condition, due: Instant::now() })
     }
 
-    /// When the next round may be.
-    pub(crate) fn due(&self) -> Instant {
-        self.due
+    /// Runs until the runtime ends: on its own, because a round may take seconds.
+    pub(crate) async fn run(mut self, shared: Arc<Shared>) {
+        loop {
+            tokio::time::sleep(PACE).await;
+            let now = Instant::now();
+            if now >= self.due {
+                self.round(&shared, now).await;
+            }
+        }
     }
 
     /// Frees what is over at `now`. What cannot be cleared stays held back until the next round.
-    pub(crate) async fn round(&mut self, shared: &Arc<Shared>, now: Instant) {
+    async fn round(&mut self, shared: &Arc<Shared>, now: Instant) {
         let ending: FxHashSet<IpAddr> = shared.registry().ending_hold_backs(now).collect();
         if ending.is_empty() {
+            self.condition.set(None);
             return;
         }
         if !self.forgets {

@@ -11,7 +11,6 @@ use mstunnel_proto::dtls::{COOKIE_KEY_LIFETIME, CookieKeys};
 use mstunnel_proto::session::{Record, SessionId};
 
 use super::conditions::Conditions;
-use super::handover::Handover;
 use super::store::{Clocks, FileStore, Snapshot};
 use crate::tls;
 use crate::worker::{FRONT_TIMEOUT, Shared};
@@ -116,16 +115,11 @@ impl Watch {
 }
 
 /// Runs until the runtime ends.
-pub(crate) async fn run(
-    shared: Arc<Shared>,
-    mut handover: Handover,
-    store: Option<FileStore>,
-    conditions: Conditions,
-) {
+pub(crate) async fn run(shared: Arc<Shared>, store: Option<FileStore>, conditions: Conditions) {
     loop {
-        let next = shared.registry().poll_timeout();
+        let next = shared.registry().next_end();
         let latest = Instant::now() + SLOWEST;
-        let until = next.map_or(latest, |at| at.max(handover.due()).min(latest));
+        let until = next.map_or(latest, |at| at.min(latest));
         let changed = tokio::select! {
             () = tokio::time::sleep_until(until.into()) => false,
             () = shared.registry_changed.notified() => true,
@@ -141,16 +135,12 @@ pub(crate) async fn run(
             let saved = tokio::task::spawn_blocking(move || save(&shared, &store)).await;
             let saved =
                 saved.map_err(|panic| panic.to_string()).and_then(|saved| saved.map_err(|e| e.to_string()));
-            let problem = |error| format!("sessions are not saved, and a restart would lose them: {error}");
+            let problem = |error| format!("sessions are not saved, and a restart would lose some: {error}");
             conditions.store.set(saved.err().map(problem));
         }
         let validity = tls::validity(shared.effective.load().certificate_end, SystemTime::now());
         conditions.certificate.set(validity.expired());
         conditions.renewal.warn(validity.ending());
-        // Last: it may take seconds.
-        if now >= handover.due() {
-            handover.round(&shared, now).await;
-        }
     }
 }
 

@@ -117,7 +117,7 @@ impl Server {
         for warning in egress.warnings() {
             tracing::warn!("{warning}");
         }
-        let verifier = open_verifier(&settings, control.handle())?;
+        let verifier = open_verifier(&settings, control.handle(), None)?;
         let mut registry = Registry::new(effective.registry.clone(), pool_v4, pool_v6);
         let store = open_store(&settings, &mut registry)?;
         let shared = Arc::new(Shared::new(Parts {
@@ -156,10 +156,10 @@ impl Server {
         self.control.spawn(housekeeping::revoke(Arc::clone(&self.running.shared)));
         self.control.spawn(housekeeping::run(
             Arc::clone(&self.running.shared),
-            handover,
             self.store.clone(),
             self.running.conditions.clone(),
         ));
+        self.control.spawn(handover.run(Arc::clone(&self.running.shared)));
         if let Some(kept) = self.running.kept.clone() {
             self.control.spawn(upkeep::run(kept, self.running.conditions.egress.clone(), report));
         }
@@ -231,7 +231,7 @@ impl Server {
         let closed = self.running.kept.as_ref().map_or(Ok(()), Kept::close);
         if let Err(error) = saved {
             // Not a failure: who starts the server again for it would start what an operator has ended.
-            tracing::error!("the sessions are not saved, and clients have to sign in again: {error}");
+            tracing::error!("the sessions are not saved, and some clients have to sign in again: {error}");
         }
         closed.context("cannot clean up the egress")
     }
@@ -251,7 +251,8 @@ impl Running {
         new.refuse_dns_in_a_pool()?;
         let shared = &self.shared;
         let effective = Effective::new(&new).map_err(|error| format!("{error:#}"))?;
-        let verifier = open_verifier(&new, &shared.control).map_err(|error| format!("{error:#}"))?;
+        let verifier = open_verifier(&new, &shared.control, Some(&shared.verifier.load()));
+        let verifier = verifier.map_err(|error| format!("{error:#}"))?;
         if let (Some(new), Some(old)) = (verifier.bearer(), shared.verifier.load().bearer()) {
             new.take_over(old);
         }
@@ -328,10 +329,19 @@ fn bind_failed(address: SocketAddr) -> String {
     format!("cannot listen on {address} (is another server running there, is the address this machine's?)")
 }
 
-fn open_verifier(settings: &Settings, control: &tokio::runtime::Handle) -> Result<Verifier> {
+/// A password file that `before` has already stays: it takes changes up when they are whole.
+fn open_verifier(
+    settings: &Settings,
+    control: &tokio::runtime::Handle,
+    before: Option<&Verifier>,
+) -> Result<Verifier> {
     let _runtime = control.enter();
-    let password = settings.auth.password.as_ref();
-    let password = password.map(|password| PasswordFile::open(&password.file)).transpose()?;
+    let known = before.and_then(Verifier::password);
+    let open = |file: &PathBuf| match known.filter(|known| known.path() == *file) {
+        Some(known) => PasswordFile::check(file).map(|_| known.clone()),
+        None => PasswordFile::open(file),
+    };
+    let password = settings.auth.password.as_ref().map(|password| open(&password.file)).transpose()?;
     let bearer = settings.auth.bearer.as_ref();
     let cache = Some(&*settings.state.directory).filter(|_| settings.state.store == StateStore::File);
     let bearer = bearer.map(|bearer| Oidc::from_file(&bearer.oidc, cache, control)).transpose()?;

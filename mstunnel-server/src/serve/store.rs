@@ -7,7 +7,7 @@
 //! # Source
 //! R10, R31, R79, R81; design.md 9.
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -20,6 +20,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use mstunnel_proto::auth::{AuthMethod, CookieHash};
 use mstunnel_proto::pool::{HeldBack, OwnerKey};
 use mstunnel_proto::session::{Admit, Leases, Record, Registry, Stage};
+use rustc_hash::FxHashSet;
 use serde::{Deserialize, Serialize};
 
 use crate::identity::secret_file::{self, SecretFileError};
@@ -38,8 +39,11 @@ const VERSION: u32 = 1;
 pub(crate) struct FileStore {
     path: PathBuf,
     /// Held by who saves: the slow clock and the end of the server come from threads of their own.
-    saving: Arc<Mutex<()>>,
+    saved: Arc<Mutex<Saved>>,
 }
+
+/// Whom the file lets in: `None` while it is that of an earlier process.
+type Saved = Option<FxHashSet<CookieHash>>;
 
 #[derive(Serialize, Deserialize)]
 struct Stored {
@@ -134,31 +138,43 @@ impl FileStore {
     /// The directory cannot be made.
     pub(crate) fn open(directory: &Path) -> io::Result<Self> {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
-        Ok(Self { path: directory.join("sessions.json"), saving: Arc::default() })
+        Ok(Self { path: directory.join("sessions.json"), saved: Arc::default() })
     }
 
     /// Writes the sessions that `take` finds when it is this call's turn: the file never becomes older.
     ///
     /// # Errors
-    /// The file cannot be written. The former one is removed, if that can be: it lets in whose session has ended since.
+    /// The file cannot be written. The former one stays if everybody whom it lets in still has a session; else it is
+    /// removed, if that can be.
     pub(crate) fn save(&self, take: impl FnOnce() -> Snapshot) -> io::Result<()> {
         // What a panic leaves behind is an old temporary file, which goes first.
-        let _turn = self.saving.lock().unwrap_or_else(PoisonError::into_inner);
-        self.write(take().to_json()?).map_err(|error| {
-            // A directory in which nothing can be written may not let go of anything either.
-            let _ = fs::remove_file(&self.path);
+        let mut saved = self.saved.lock().unwrap_or_else(PoisonError::into_inner);
+        let snapshot = take();
+        let present: FxHashSet<CookieHash> = snapshot.sessions.iter().map(|kept| kept.admit.cookie).collect();
+        self.write(&snapshot.to_json()?).map_err(|error| {
+            let is_true = saved.as_ref().is_some_and(|saved| saved.is_subset(&present));
+            if !is_true && fs::remove_file(&self.path).is_ok() {
+                *saved = Some(FxHashSet::default());
+            }
             io::Error::new(error.kind(), format!("{}: {error}", self.path.display()))
-        })
+        })?;
+        *saved = Some(present);
+        Ok(())
     }
 
-    fn write(&self, json: Vec<u8>) -> io::Result<()> {
-        let temporary = self.path.with_extension("json.new");
-        match fs::remove_file(&temporary) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            Ok(()) | Err(_) => {}
-        }
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
-        file.write_all(&json)?;
+    fn temporary(&self) -> (PathBuf, io::Result<File>) {
+        let path = self.path.with_extension("json.new");
+        let made = match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            Ok(()) | Err(_) => OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path),
+        };
+        (path, made)
+    }
+
+    fn write(&self, json: &[u8]) -> io::Result<()> {
+        let (temporary, file) = self.temporary();
+        let mut file = file?;
+        file.write_all(json)?;
         file.sync_all()?;
         fs::rename(&temporary, &self.path)
     }
@@ -168,18 +184,23 @@ impl FileStore {
     /// A connection that was live when the file was written waits `window` for its client.
     ///
     /// # Errors
-    /// The file is there and cannot be read, or others could have written it. A missing file is an empty one.
+    /// The file is there and cannot be read, others could have written it, or it cannot be replaced, so that it may let in
+    /// whose session has ended since. A missing file is an empty one.
     pub(crate) fn load_into(
         &self,
         registry: &mut Registry,
         window: Duration,
         clocks: Clocks,
     ) -> io::Result<usize> {
+        let failed =
+            |error: &dyn std::fmt::Display| io::Error::other(format!("{}: {error}", self.path.display()));
+        let (temporary, made) = self.temporary();
+        made.and_then(|_| fs::remove_file(temporary)).map_err(|error| failed(&error))?;
         let limit = usize::try_from(max_file_bytes(registry)).unwrap_or(usize::MAX - 1);
         match secret_file::read(&self.path, limit) {
             Ok((file, _)) => take_up(&file, registry, window, clocks),
             Err(SecretFileError::Io(error)) if error.kind() == io::ErrorKind::NotFound => Ok(0),
-            Err(error) => Err(io::Error::other(format!("{} {error}", self.path.display()))),
+            Err(error) => Err(failed(&error)),
         }
     }
 }
@@ -352,6 +373,17 @@ mod tests {
     fn registry() -> Registry {
         let pool = PoolConfig { hold_back: WINDOW, reserved: Vec::new(), excluded: Vec::new() };
         Registry::new(config(), Some(Pool::new("10.9.0.0/24".parse().unwrap(), &pool).unwrap()), None)
+    }
+
+    fn admit(user: &str, cookie: u8) -> Admit {
+        Admit {
+            user: user.to_owned(),
+            groups: Vec::new(),
+            group: None,
+            method: AuthMethod::Password,
+            cookie: CookieHash::from_bytes([cookie; 32]),
+            owner: OwnerKey::of_device(user, ""),
+        }
     }
 
     fn attach(cookie: CookieHash) -> Attach {
@@ -547,19 +579,31 @@ mod tests {
 
     /// Covers: R6, R81: an administrator ends a session while the disk is full, and the server restarts.
     #[test]
-    fn sessions_that_cannot_be_saved_leave_no_older_ones_behind() {
+    fn sessions_that_cannot_be_saved_leave_nobody_behind_whose_session_has_ended() {
         let directory = tempfile::tempdir().unwrap();
         let store = FileStore::open(directory.path()).unwrap();
         let clocks = Clocks::now();
-        store.save(|| Snapshot::of(&registry(), clocks)).unwrap();
+        let mut sessions = registry();
+        let ada = sessions.admit(admit("ada", 7), clocks.monotonic).unwrap();
+        sessions.admit(admit("bob", 8), clocks.monotonic).unwrap();
+        store.save(|| Snapshot::of(&sessions, clocks)).unwrap();
+        let (file, way) =
+            (directory.path().join("sessions.json"), directory.path().join("sessions.json.new"));
         // Neither root nor a full disk can write over it.
-        fs::create_dir(directory.path().join("sessions.json.new")).unwrap();
-        let error = store.save(|| Snapshot::of(&registry(), clocks)).unwrap_err();
+        fs::create_dir(&way).unwrap();
+        sessions.admit(admit("carl", 9), clocks.monotonic).unwrap();
+        let error = store.save(|| Snapshot::of(&sessions, clocks)).unwrap_err();
         assert!(error.to_string().contains("sessions.json"), "{error}");
-        assert!(!directory.path().join("sessions.json").exists());
-        fs::remove_dir(directory.path().join("sessions.json.new")).unwrap();
-        store.save(|| Snapshot::of(&registry(), clocks)).unwrap();
-        assert!(directory.path().join("sessions.json").exists());
+        assert!(file.exists(), "it lets in nobody who should not come in");
+        // A server that cannot replace the file believes nothing of it.
+        let mut after = registry();
+        assert!(store.load_into(&mut after, WINDOW, clocks).is_err() && after.is_empty());
+        let _ = sessions.end(ada, clocks.monotonic);
+        store.save(|| Snapshot::of(&sessions, clocks)).unwrap_err();
+        assert!(!file.exists(), "it lets ada in");
+        fs::remove_dir(&way).unwrap();
+        store.save(|| Snapshot::of(&sessions, clocks)).unwrap();
+        assert_eq!(store.load_into(&mut after, WINDOW, clocks).unwrap(), 2);
     }
 
     /// Covers: P-137, R86: whoever writes the file decides who gets in.
@@ -569,16 +613,7 @@ mod tests {
         let store = FileStore::open(directory.path()).unwrap();
         let clocks = Clocks::now();
         let mut before = registry();
-        let cookie = CookieHash::from_bytes([7; 32]);
-        let admit = Admit {
-            user: "ada".to_owned(),
-            groups: Vec::new(),
-            group: None,
-            method: AuthMethod::Password,
-            cookie,
-            owner: OwnerKey::of_device("ada", ""),
-        };
-        before.admit(admit, clocks.monotonic).unwrap();
+        before.admit(admit("ada", 7), clocks.monotonic).unwrap();
         store.save(|| Snapshot::of(&before, clocks)).unwrap();
         let file = directory.path().join("sessions.json");
         for (mode, restored) in [(0o606, None), (0o660, None), (0o600, Some(1))] {

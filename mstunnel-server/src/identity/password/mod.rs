@@ -151,6 +151,11 @@ impl PasswordFile {
         self.inner.generation.load(Ordering::Relaxed)
     }
 
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.inner.path
+    }
+
     /// How many hashes were computed since the start, for users and for nobody.
     pub fn hashes_computed(&self) -> u64 {
         self.inner.hashes.load(Ordering::Relaxed)
@@ -177,7 +182,7 @@ struct Seen {
     at: Instant,
     fingerprint: Option<Fingerprint>,
     /// As what it was seen at the last look, if that was a change: somebody may be writing it.
-    unsettled: Option<Fingerprint>,
+    unsettled: Option<Option<Fingerprint>>,
     /// Whether the log knows already that it cannot be read.
     is_told: bool,
 }
@@ -230,8 +235,8 @@ impl Inner {
             seen.is_told = false;
             return;
         }
-        if fingerprint != seen.unsettled {
-            seen.unsettled = fingerprint;
+        if seen.unsettled != Some(fingerprint) {
+            seen.unsettled = Some(fingerprint);
             return;
         }
         let outcome = read_table(&self.path);
