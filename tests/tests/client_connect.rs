@@ -360,6 +360,23 @@ fn what_the_server_changes_is_taken_up_at_a_reconnect() {
     world.end(client, &before);
 }
 
+/// Covers: R67: those of before would be asked beside the tunnel.
+#[test]
+fn a_server_that_tells_no_name_servers_any_more_gives_the_resolver_back() {
+    let Some(mut world) = ours(&split()) else { return };
+    let before = world.picture();
+    let own = world.resolver.text();
+    let mut client = world.connect();
+    assert_ne!(world.resolver.text(), own);
+    world.gateway.signal(libc::SIGKILL);
+    until("the server's end", SHORT, || (!world.gateway.runs()).then_some(()));
+    world.gateway.rewrite(|setup| setup.set("dnsServers", json!([])));
+    world.gateway.start_again(&world.network);
+    client.wait_for(Stream::Stderr, "connected again", 1, LONG);
+    assert_eq!(world.resolver.text(), own);
+    world.end(client, &before);
+}
+
 /// Covers: R68, P-096
 #[test]
 fn a_killed_client_leaks_nothing_and_the_next_start_puts_everything_back() {

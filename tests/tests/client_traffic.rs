@@ -1,11 +1,12 @@
 //! Our client under load, and where its packets go.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::thread::{self, JoinHandle};
+use std::thread::{self, JoinHandle, sleep};
+use std::time::Duration;
 
 use aws_lc_rs::digest;
 use mstunnel_tests::{
@@ -204,6 +205,25 @@ fn a_server_is_reached_over_ipv6_too() {
             assert_eq!(page.expect_success("get").len(), 200_000);
         }
     }
+}
+
+/// Covers: R63: the reader at the other end of the pipe has stopped.
+#[test]
+fn a_download_that_nobody_reads_ends_at_a_signal() {
+    let Some(network) = Network::new() else { return };
+    let Some(gateway) = Setup::new().start_ours(&network) else { return };
+    let Some(client) = Client::to(&network, 0, &gateway, "get") else { return };
+    let pipe = client.path("pipe");
+    network.client(0).run("mkfifo", &[&pipe.to_string_lossy()]);
+    // Opened for both, so that neither end waits for the other.
+    let mut reader = OpenOptions::new().read(true).write(true).open(&pipe).expect("a pipe");
+    let client = client.as_alice().results_to(&pipe).argument("http://10.20.0.2/bytes/3000000").start();
+    reader.read_exact(&mut [0]).expect("the page begins");
+    // The pipe is full long before.
+    sleep(Duration::from_secs(1));
+    let ended = client.terminate();
+    assert!(ended.took < SHORT, "{:?}", ended.took);
+    ended.expect_failure("interrupted");
 }
 
 /// A download whose tunnel is ended by the server, or whose reader goes away, fails soon and says why.

@@ -10,7 +10,7 @@ use mstunnel_client::host::{Host, MARK, ResolverKind, default_directory};
 use mstunnel_client::{Tunnel, TunnelState};
 use serde_json::{Value, json};
 
-use super::online::{Interrupts, runtime};
+use super::online::{Interrupts, block_on};
 use super::target::Target;
 
 /// Send this machine's traffic through the tunnel, by a TUN device; needs CAP_NET_ADMIN
@@ -59,7 +59,7 @@ enum End {
 
 impl Args {
     pub(crate) fn execute(self) -> anyhow::Result<ExitCode> {
-        runtime()?.block_on(async {
+        block_on(async {
             let report = Report { json: self.json };
             let mut asked = Interrupts::or_hangup().context("cannot watch for signals")?;
             let (mut host, undone) = Host::open(&self.tun, &self.state.directory()).await?;
@@ -76,7 +76,7 @@ impl Args {
                 Err(error) => End::Lost(error),
             };
             self.finish(host, tunnel, end, &report).await
-        })
+        })?
     }
 
     async fn finish(

@@ -13,7 +13,7 @@ use mstunnel_client::dial::{Bypass, Dialer};
 use mstunnel_client::fetch::{Page, fetch};
 use tokio::sync::mpsc;
 
-use super::online::{Online, interrupted, runtime};
+use super::online::{Online, block_on, interrupted};
 use super::target::Target;
 
 /// Parts of a page that wait for a slow disk at most, each of up to half a megabyte.
@@ -37,7 +37,7 @@ pub(crate) struct Args {
 
 impl Args {
     pub(crate) fn execute(self) -> anyhow::Result<ExitCode> {
-        runtime()?.block_on(async {
+        block_on(async {
             let online = Online::open(&self.target).await?;
             let result = tokio::select! {
                 result = self.download(&online) => result,
@@ -45,7 +45,7 @@ impl Args {
             };
             online.leave("done").await;
             result.map(|()| ExitCode::SUCCESS)
-        })
+        })?
     }
 
     async fn download(&self, online: &Online) -> anyhow::Result<()> {

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use mstunnel_client::stack::Stack;
 use mstunnel_client::{EndReason, Tunnel};
-use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::target::Target;
@@ -42,9 +41,15 @@ impl Online {
     }
 }
 
-/// The runtime of a command: the tunnel's encryption and the stack on a core each.
-pub(super) fn runtime() -> io::Result<Runtime> {
-    tokio::runtime::Builder::new_multi_thread().enable_all().build()
+/// Runs a command on a runtime of its own: the tunnel's encryption and the stack on a core each.
+///
+/// What still blocks when the command has ended, a write that nobody reads or a name that nobody resolves, ends with the
+/// process.
+pub(super) fn block_on<F: Future>(command: F) -> io::Result<F::Output> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let output = runtime.block_on(command);
+    runtime.shutdown_background();
+    Ok(output)
 }
 
 /// Waits for SIGINT or SIGTERM, which are watched for from its first poll on.

@@ -12,7 +12,7 @@ use mstunnel_client::stack::Ping;
 use serde_json::json;
 use tokio::time::{Instant, sleep_until};
 
-use super::online::{Interrupts, Online, runtime};
+use super::online::{Interrupts, Online, block_on};
 use super::target::Target;
 
 /// How many unanswered requests are remembered; at the shortest interval these are ten seconds.
@@ -63,12 +63,12 @@ fn seconds(text: &str) -> Result<Duration, String> {
 
 impl Args {
     pub(crate) fn execute(self) -> anyhow::Result<ExitCode> {
-        runtime()?.block_on(async {
+        block_on(async {
             let online = Online::open(&self.target).await?;
             let result = self.run(&online).await;
             online.leave("done").await;
             result
-        })
+        })?
     }
 
     async fn run(&self, online: &Online) -> anyhow::Result<ExitCode> {

@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use mstunnel_client::dial::{Bypass, Dialer};
 use mstunnel_client::proxy::{Exposure, Forward, Proxy, Service};
 
-use super::online::{Interrupts, Online, runtime};
+use super::online::{Interrupts, Online, block_on};
 use super::target::Target;
 
 /// The port of SOCKS5 when no port is asked for (RFC 1928 section 3).
@@ -51,12 +51,12 @@ fn address(text: &str) -> Result<SocketAddr, String> {
 
 impl Args {
     pub(crate) fn execute(self) -> anyhow::Result<ExitCode> {
-        runtime()?.block_on(async {
+        block_on(async {
             let online = Online::open(&self.target).await?;
             let result = self.serve(&online).await;
             online.leave("done").await;
             result
-        })
+        })?
     }
 
     async fn serve(&self, online: &Online) -> anyhow::Result<ExitCode> {

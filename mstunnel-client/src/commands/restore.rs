@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use mstunnel_client::host::restore;
 
 use super::connect::StateArgs;
-use super::online::runtime;
+use super::online::block_on;
 
 /// Put back what a killed or locked `connect` has left
 #[derive(Debug, clap::Args)]
@@ -17,7 +17,7 @@ pub(crate) struct Args {
 
 impl Args {
     pub(crate) fn execute(self) -> anyhow::Result<ExitCode> {
-        let undone = runtime()?.block_on(restore(&self.state.directory()))?;
+        let undone = block_on(restore(&self.state.directory()))??;
         for what in &undone {
             writeln!(io::stderr(), "put back: {what}")?;
         }

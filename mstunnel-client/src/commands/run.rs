@@ -15,7 +15,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-use super::online::runtime;
+use super::online::block_on;
 use super::target::Target;
 
 /// This program, for the child that becomes the command; right even when the file has been replaced.
@@ -57,14 +57,14 @@ impl EnterArgs {
 
 impl Args {
     pub(crate) fn execute(self) -> anyhow::Result<ExitCode> {
-        runtime()?.block_on(async {
+        block_on(async {
             // Before anybody is asked for a password: what stands in the way is told first.
             let sandbox = Sandbox::new(Path::new(THIS_PROGRAM), &[super::ENTER], &self.command).await?;
             let tunnel = self.target.open().await?;
             let (code, tunnel) = run(sandbox, tunnel).await?;
             tunnel.leave("done").await;
             Ok(code.into())
-        })
+        })?
     }
 }
 

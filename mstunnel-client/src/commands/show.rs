@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use mstunnel_client::params::TunnelParams;
 use serde_json::{Value, json};
 
-use super::online::runtime;
+use super::online::block_on;
 use super::target::Target;
 
 /// Sign in, show what the server assigns, and leave
@@ -21,12 +21,12 @@ pub(crate) struct Args {
 
 impl Args {
     pub(crate) fn execute(self) -> anyhow::Result<ExitCode> {
-        let (params, banner) = runtime()?.block_on(async {
+        let (params, banner) = block_on(async {
             let tunnel = self.target.open().await?;
             let (params, banner) = (tunnel.params(), tunnel.banner().map(str::to_owned));
             tunnel.leave("done").await;
             anyhow::Ok((params, banner))
-        })?;
+        })??;
         let value = describe(&params, banner.as_deref());
         let mut out = io::stdout().lock();
         if self.json {

@@ -243,6 +243,10 @@ impl Host {
             fs::write(SRC_VALID_MARK, "1")
                 .map_err(|source| HostError::Sysctl { path: SRC_VALID_MARK, source })?;
         }
+        if plan.dns.is_empty() {
+            // Before the routes go that led to those of before.
+            self.ask_nobody(&mut state)?;
+        }
         self.configure(plan).await?;
         if is_first {
             self.netlink.add_rule(RULE).await?;
@@ -309,6 +313,17 @@ impl Host {
             }
         };
         resolver.apply(plan)?;
+        Ok(())
+    }
+
+    /// The resolver is the host's again: the server tells no name servers any more.
+    fn ask_nobody(&mut self, state: &mut State) -> Result<(), HostError> {
+        if let Some(resolver) = &self.resolver {
+            resolver.undo()?;
+            self.resolver = None;
+            state.resolver = None;
+            self.note(state)?;
+        }
         Ok(())
     }
 
