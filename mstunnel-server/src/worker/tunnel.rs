@@ -50,6 +50,9 @@ const TURN: Duration = Duration::from_micros(100);
 /// Queued packets that are sealed before a flush, so that records never pile up unbounded.
 const PACKETS_PER_FLUSH: usize = 64;
 
+/// The most that wait for room in one tunnel: its flows, and some that are gone by now.
+const MAX_WAITING: usize = 512;
+
 /// What tunnels of one worker share: buffers for the moment, never across an await.
 pub(crate) struct Bench {
     pub(crate) read: RefCell<Box<[u8]>>,
@@ -387,6 +390,10 @@ impl Tunnel {
             return Poll::Ready(());
         }
         if !self.waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
+            // Those who are gone drop out, and the others come again.
+            if self.waiting.len() >= MAX_WAITING {
+                self.waiting.drain(..).for_each(Waker::wake);
+            }
             self.waiting.push(cx.waker().clone());
         }
         Poll::Pending

@@ -12,7 +12,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::UdpSocket;
 
 use super::outlet::Entry;
-use super::udp::unreachable;
+use super::udp::{is_of_the_path, unreachable};
 use super::{datagrams, wire};
 
 /// How long an identifier outlives its last message: RFC 5508 REQ-2 asks for 60 seconds at least.
@@ -87,7 +87,7 @@ fn receive(entry: &Entry, side: &EchoSide, now: Instant) -> io::Result<()> {
             Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
             // No answer says as much to who pings.
-            Err(error) if unreachable(&error).is_some() => {}
+            Err(error) if unreachable(&error).is_some() || is_of_the_path(&error) => {}
             Err(error) => {
                 outcome = Err(error);
                 break;

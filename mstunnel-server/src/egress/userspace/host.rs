@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
 /// How old the list may be: addresses come with containers and leases, and asking costs some microseconds.
@@ -46,14 +46,32 @@ pub(super) fn list() -> io::Result<Vec<IpAddr>> {
             addresses.push(v4.ip().into());
         } else if let Some(v6) = address.as_sockaddr_in6() {
             addresses.push(v6.ip().into());
+            // Where the host forwards, the kernel answers to this one too, and does not list it.
+            let mask = interface.netmask.as_ref().and_then(|mask| mask.as_sockaddr_in6());
+            addresses.extend(mask.map(|mask| IpAddr::from(subnet_router(v6.ip(), mask.ip()))));
         }
     }
     Ok(addresses)
 }
 
+/// The anycast address of the routers of a network (RFC 4291 section 2.6.1).
+fn subnet_router(address: Ipv6Addr, mask: Ipv6Addr) -> Ipv6Addr {
+    (u128::from(address) & u128::from(mask)).into()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Covers: R43
+    #[test]
+    fn the_anycast_address_of_a_network_is_this_hosts() {
+        let address = |text: &str| text.parse::<Ipv6Addr>().unwrap();
+        let router = subnet_router(address("2001:db8:1::53"), address("ffff:ffff:ffff:ffff::"));
+        assert_eq!(router, address("2001:db8:1::"));
+        let listed = list().unwrap();
+        assert!(listed.contains(&IpAddr::from(Ipv6Addr::LOCALHOST)), "its mask is all of it: {listed:?}");
+    }
 
     #[test]
     fn loopback_is_this_hosts_and_a_documentation_address_is_not() {

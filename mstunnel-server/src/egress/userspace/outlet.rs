@@ -148,9 +148,14 @@ impl Outlet {
         Rc::clone(&self.client.borrow())
     }
 
-    /// Goes on with the same session over a new connection.
+    /// Goes on with the same session over a new connection. What waited for the old one to take more asks the new one.
     pub(super) fn set_client(&self, client: Rc<dyn ToClient>) {
         *self.client.borrow_mut() = client;
+        for flow in self.table.borrow().iter() {
+            if let Side::Tcp(side) = &flow.side.side {
+                side.wake();
+            }
+        }
     }
 
     /// Ends every flow: the other ends get resets.

@@ -100,6 +100,10 @@ impl<S> Table<S> {
         self.flows.get(key)
     }
 
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Rc<Flow<S>>> {
+        self.flows.values()
+    }
+
     /// How many flows of a kind there are.
     pub(super) fn count(&self, kind: Kind) -> usize {
         self.flows.keys().filter(|key| key.kind == kind).count()

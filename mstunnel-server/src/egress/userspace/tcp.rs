@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use mstunnel_proto::buf::PacketBuf;
 use mstunnel_proto::packet::{Tcp, Unreachable};
-use socket2::SockRef;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Sleep;
@@ -71,10 +71,15 @@ impl TcpSide {
             State::Connecting { .. } => return !segment.is_rst(),
             State::Open(machine) => machine.handle_packet(packet, segment, now),
         }
+        self.wake();
+        true
+    }
+
+    /// Has the flow look at its ends again.
+    pub(super) fn wake(&self) {
         if let Some(waker) = self.waker.take() {
             waker.wake();
         }
-        true
     }
 
     /// Tells the flow to end; whether it does so by itself, with a reset to the client.
@@ -91,6 +96,12 @@ impl TcpSide {
         }
     }
 }
+
+/// Two minutes until somebody who says nothing is known to be gone.
+const KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
+    .with_time(Duration::from_secs(60))
+    .with_interval(Duration::from_secs(15))
+    .with_retries(4);
 
 /// Serves a flow to its end.
 pub(super) async fn run(entry: Entry, to: SocketAddr, here: SocketAddr, share: Share) {
@@ -123,10 +134,13 @@ pub(super) async fn run(entry: Entry, to: SocketAddr, here: SocketAddr, share: S
     relay.run().await;
 }
 
-/// A dropped socket resets until the flow has ended in order.
+/// A dropped socket resets until the flow has ended in order. A client's own keepalive ends at our machine: on the other side
+/// the socket finds out who is gone, and keeps firewalls from forgetting.
 fn prepared(stream: TcpStream) -> io::Result<TcpStream> {
     stream.set_nodelay(true)?;
-    SockRef::from(&stream).set_linger(Some(Duration::ZERO))?;
+    let socket = SockRef::from(&stream);
+    socket.set_linger(Some(Duration::ZERO))?;
+    socket.set_tcp_keepalive(&KEEPALIVE)?;
     Ok(stream)
 }
 

@@ -69,6 +69,12 @@ pub(super) fn unreachable(error: &io::Error) -> Option<Unreachable> {
     }
 }
 
+/// Whether `error` is one that a message of ICMP brings about one datagram: it ends no flow, which would come back from
+/// another port.
+pub(super) fn is_of_the_path(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMSGSIZE | libc::EPROTO | libc::ENOPROTOOPT))
+}
+
 /// Takes what comes back to the client, until the flow was idle for too long.
 pub(super) async fn run(entry: Entry) {
     let Some(side) = entry.udp() else { return };
@@ -98,6 +104,7 @@ fn receive(entry: &Entry, side: &UdpSide, now: Instant) -> io::Result<()> {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
             Err(error) => match unreachable(&error) {
                 Some(why) => entry.outlet().refuse_datagram(key, why, now),
+                None if is_of_the_path(&error) => {}
                 None => {
                     outcome = Err(error);
                     break;
@@ -113,6 +120,17 @@ fn receive(entry: &Entry, side: &UdpSide, now: Instant) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_path_that_is_narrower_than_a_datagram_ends_no_flow() {
+        let error = io::Error::from_raw_os_error;
+        for code in [libc::EMSGSIZE, libc::EPROTO, libc::ENOPROTOOPT] {
+            assert!(is_of_the_path(&error(code)) && unreachable(&error(code)).is_none(), "{code}");
+        }
+        for code in [libc::EBADF, libc::ENOTCONN, libc::ENOMEM] {
+            assert!(!is_of_the_path(&error(code)), "{code}");
+        }
+    }
 
     #[test]
     fn questions_about_names_end_sooner_than_other_flows() {
