@@ -102,13 +102,8 @@ impl Machine {
         let mut config = Config::new(HardwareAddress::Ip);
         // Initial sequence numbers come from here.
         config.random_seed = seed;
-        let mut interface = Interface::new(config, &mut Port::<Nowhere>::idle(mtu), SmolInstant::ZERO);
-        interface.update_ip_addrs(|addresses| {
-            let length = if here.is_ipv4() { 32 } else { 128 };
-            addresses
-                .push(IpCidr::new(here.ip().into(), length))
-                .expect("the list of a new interface is empty");
-        });
+        let length = if here.is_ipv4() { 32 } else { 128 };
+        let interface = interface(config, IpCidr::new(here.ip().into(), length), mtu);
         let mut sockets = SocketSet::new(Vec::with_capacity(1));
         let handle = sockets.add(socket);
         let mut machine = Self {
@@ -131,6 +126,19 @@ impl Machine {
             machine.take_in(syn, &segment, now);
         }
         machine
+    }
+
+    /// The client takes packets of at most `mtu` bytes from now on: a session may come back over a narrower path (R9).
+    /// What is on its way is sent again in smaller ones. A wider path changes nothing.
+    pub(super) fn shrink(&mut self, mtu: usize) {
+        if mtu >= self.mtu {
+            return;
+        }
+        self.mtu = mtu;
+        // The interface asks for the MTU once, when it is made.
+        if let Some(&own) = self.interface.ip_addrs().first() {
+            self.interface = interface(Config::new(HardwareAddress::Ip), own, mtu);
+        }
     }
 
     /// Takes in a packet of this flow, which is `segment`.
@@ -322,6 +330,12 @@ impl Machine {
     fn socket_mut(&mut self) -> &mut tcp::Socket<'static> {
         self.sockets.get_mut(self.handle)
     }
+}
+
+fn interface(config: Config, own: IpCidr, mtu: usize) -> Interface {
+    let mut interface = Interface::new(config, &mut Port::<Nowhere>::idle(mtu), SmolInstant::ZERO);
+    interface.update_ip_addrs(|addresses| addresses.push(own).expect("the list of a new interface is empty"));
+    interface
 }
 
 /// The largest receive buffer of up to `len` bytes that is the window of a SYN-ACK, shifted: smoltcp reckons with that

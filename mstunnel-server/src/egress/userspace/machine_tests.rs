@@ -24,6 +24,7 @@ const HELD_BACK: Duration = Duration::from_millis(11);
 struct Taken {
     packets: VecDeque<Vec<u8>>,
     room: usize,
+    longest: usize,
 }
 
 impl Exit for Taken {
@@ -33,6 +34,7 @@ impl Exit for Taken {
 
     fn send<R>(&mut self, len: usize, write: impl FnOnce(&mut [u8]) -> R) -> R {
         assert!(len <= MTU, "a packet of {len} bytes");
+        self.longest = self.longest.max(len);
         let mut packet = vec![0; len];
         let result = write(&mut packet);
         self.packets.push_back(packet);
@@ -103,7 +105,7 @@ impl Pair {
         client.interface.poll(SmolInstant::ZERO, &mut client.wire, &mut client.sockets);
         let syn = client.wire.sent.pop_front().unwrap();
         let machine = Machine::accept(&syn, remote, MTU, sizes, 7, start);
-        let exit = Taken { packets: VecDeque::new(), room: usize::MAX };
+        let exit = Taken { room: usize::MAX, ..Taken::default() };
         let mut pair = Self { client, machine, exit, start, now: start, next: Next::Idle };
         pair.settle();
         assert_eq!(pair.client.socket().state(), State::Established);
@@ -244,6 +246,26 @@ fn bytes_pass_both_ways_and_each_half_closes_by_itself_in_both_families() {
         pair.settle();
         assert_eq!(pair.next, Next::Gone);
         assert!(!pair.machine.was_reset());
+    }
+}
+
+/// Covers: R9: a session that comes back over a narrower path, and what was under way.
+#[test]
+fn what_was_sent_in_large_packets_is_sent_again_in_smaller_ones() {
+    for (local, remote) in [("10.9.0.5:5000", "10.20.0.2:80"), ("[fd00:9::5]:5000", "[fd00:20::2]:80")] {
+        let mut pair = Pair::connect(local, remote);
+        let bytes: Vec<u8> = (0..20_000_u32).map(|n| n.to_le_bytes()[0]).collect();
+        assert_eq!(pair.send(&bytes), bytes.len());
+        pair.machine.pump(&mut pair.exit, pair.now);
+        assert_eq!(pair.exit.longest, MTU);
+        pair.exit = Taken { room: usize::MAX, ..Taken::default() };
+        pair.machine.shrink(1_300);
+        pair.machine.shrink(MTU);
+        for _ in 0..10 {
+            pair.advance(Duration::from_secs(1));
+        }
+        assert_eq!(pair.client.read_all(), bytes);
+        assert_eq!(pair.exit.longest, 1_300);
     }
 }
 
@@ -433,7 +455,7 @@ fn a_flow_that_was_reset_before_it_was_open_is_not_opened_again() {
     let mut client = Client::connect("10.9.0.5:5000".parse().unwrap(), "10.20.0.2:80".parse().unwrap());
     client.interface.poll(SmolInstant::ZERO, &mut client.wire, &mut client.sockets);
     let syn = client.wire.sent.pop_front().unwrap();
-    let (now, mut exit) = (Instant::now(), Taken { packets: VecDeque::new(), room: 1 });
+    let (now, mut exit) = (Instant::now(), Taken { room: 1, ..Taken::default() });
     let mut machine = Machine::accept(&syn, "10.20.0.2:80".parse().unwrap(), MTU, SIZES, 7, now);
     machine.pump(&mut exit, now);
     let mut reset = syn.clone();

@@ -179,6 +179,7 @@ impl Relay<'_> {
             machine.abort();
         }
         let client = self.entry.outlet().client();
+        machine.shrink(client.mtu());
         let mut courier = Courier::new(&*client, now);
         let next = machine.pump(&mut courier, now);
         courier.finish();
