@@ -15,6 +15,7 @@ use hyper::service::service_fn;
 use hyper::upgrade::OnUpgrade;
 use hyper::{Method, Request, Response, StatusCode, Uri};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
 use super::relay::relay;
@@ -52,6 +53,8 @@ pub(super) async fn serve(client: TcpStream, dialer: Dialer) -> io::Result<()> {
     });
     hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
+        // A client that has said all it has to say still wants its answer.
+        .half_close(true)
         .header_read_timeout(HEAD_TIMEOUT)
         .max_buf_size(MAX_HEAD)
         .serve_connection(TokioIo::new(client), service)
@@ -61,9 +64,14 @@ pub(super) async fn serve(client: TcpStream, dialer: Dialer) -> io::Result<()> {
     // Here and not in a task of its own, so that it counts as a client and ends with the proxy.
     let waiting = tunnelled.lock().unwrap_or_else(PoisonError::into_inner).take();
     match waiting {
-        Some((client, stream)) => {
+        Some((client, mut stream)) => {
             let client = client.await.map_err(io::Error::other)?;
-            relay(TokioIo::new(client), stream).await
+            let client = client.downcast::<TokioIo<TcpStream>>();
+            let client =
+                client.map_err(|_| io::Error::other("an upgrade of something else than a TCP connection"))?;
+            // What the client has said already.
+            stream.write_all(&client.read_buf).await?;
+            relay(client.io.into_inner(), stream).await
         }
         None => Ok(()),
     }

@@ -5,7 +5,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until};
+
+use crate::dial::Stream;
 
 /// Without a byte either way for this long, a relay ends: RFC 5382 REQ-5 asks NATs for two hours four minutes.
 pub(super) const IDLE: Duration = Duration::from_secs(2 * 3_600 + 240);
@@ -16,24 +19,50 @@ const IDLE_HALF_CLOSED: Duration = Duration::from_secs(300);
 /// What is read at once, each way.
 const BUFFER: usize = 32 * 1024;
 
+/// One end of a relay.
+pub(super) trait Side: AsyncRead + AsyncWrite + Unpin {
+    /// Ends the connection with a reset, so that nobody takes what has come for all there is.
+    fn reset(self);
+}
+
+impl Side for TcpStream {
+    fn reset(self) {
+        // A socket that refuses this ends in order.
+        let _ = self.set_zero_linger();
+    }
+}
+
+impl Side for Stream {
+    fn reset(self) {
+        match self {
+            Self::Tunnel(flow) => flow.abort(),
+            Self::Direct(stream) => stream.reset(),
+        }
+    }
+}
+
 /// Relays until both ways have ended, one has failed, or nothing has come for [`IDLE`].
 ///
-/// A way that ends is passed on as a half close. A side that stops reading stops the other way's reading.
-pub(super) async fn relay<A, B>(client: A, destination: B) -> io::Result<()>
-where
-    A: AsyncRead + AsyncWrite,
-    B: AsyncRead + AsyncWrite,
-{
-    let (client_reading, client_writing) = tokio::io::split(client);
-    let (reading, writing) = tokio::io::split(destination);
+/// A way that ends is passed on as a half close, and a failure as a reset of both sides. A side that stops reading stops
+/// the other way's reading.
+pub(super) async fn relay<A: Side, B: Side>(client: A, destination: B) -> io::Result<()> {
+    let (mut client_reading, mut client_writing) = tokio::io::split(client);
+    let (mut reading, mut writing) = tokio::io::split(destination);
     let activity = Activity { start: Instant::now(), last: AtomicU64::new(0), ended: AtomicU64::new(0) };
     let both = async {
-        tokio::try_join!(copy(client_reading, writing, &activity), copy(reading, client_writing, &activity))
+        let up = copy(&mut client_reading, &mut writing, &activity);
+        let down = copy(&mut reading, &mut client_writing, &activity);
+        tokio::try_join!(up, down)
     };
-    tokio::select! {
+    let result = tokio::select! {
         result = both => result.map(|((), ())| ()),
         () = activity.idle() => Err(io::ErrorKind::TimedOut.into()),
+    };
+    if result.is_err() {
+        client_reading.unsplit(client_writing).reset();
+        reading.unsplit(writing).reset();
     }
+    result
 }
 
 /// When something was relayed last.
@@ -66,7 +95,7 @@ impl Activity {
     }
 }
 
-async fn copy<R, W>(mut from: R, mut to: W, activity: &Activity) -> io::Result<()>
+async fn copy<R, W>(from: &mut R, to: &mut W, activity: &Activity) -> io::Result<()>
 where
     R: AsyncRead + Unpin,
     W: AsyncWrite + Unpin,
@@ -86,9 +115,40 @@ where
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::duplex;
+    use tokio::io::{DuplexStream, duplex};
+    use tokio::net::TcpListener;
 
     use super::*;
+
+    impl Side for DuplexStream {
+        fn reset(self) {}
+    }
+
+    /// The two ends of a connection on loopback.
+    async fn connection() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (near, far) = tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
+        (near.unwrap(), far.unwrap().0)
+    }
+
+    /// What was cut must not look like what is whole, whichever side cuts it.
+    #[tokio::test]
+    async fn a_reset_is_passed_on_as_one() {
+        for cuts_client in [false, true] {
+            let (client, proxy) = connection().await;
+            let (other, server) = connection().await;
+            let relay = tokio::spawn(relay(proxy, other));
+            let (mut cut, mut left) = if cuts_client { (client, server) } else { (server, client) };
+            cut.write_all(b"half").await.unwrap();
+            let mut half = [0; 4];
+            left.read_exact(&mut half).await.unwrap();
+            cut.set_zero_linger().unwrap();
+            drop(cut);
+            let error = left.read(&mut half).await.unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+            relay.await.unwrap().unwrap_err();
+        }
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_half_close_is_passed_on_and_the_other_way_goes_on() {
