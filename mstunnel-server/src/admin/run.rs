@@ -152,10 +152,9 @@ impl Tool<'_> {
     }
 
     fn user(&mut self, name: &str, rows: Vec<SessionRow>) -> Result<Exit, Trouble> {
-        let canonical = canonical(name);
-        let is_asked_for = |user: &String| user == name || canonical.as_ref() == Some(user);
-        let rows: Vec<SessionRow> =
-            rows.into_iter().filter(|session| is_asked_for(&session.row.user)).collect();
+        let user = canonical(name);
+        let is_asked_for = |session: &SessionRow| user.as_ref() == Some(&session.row.user);
+        let rows: Vec<SessionRow> = rows.into_iter().filter(is_asked_for).collect();
         if rows.is_empty() {
             writeln!(self.err, "mst-cli: no session of user {name:?}")?;
             return Ok(Exit::Failed);

@@ -85,19 +85,10 @@ impl ServerControl for Running {
     }
 
     fn disconnect_user(&self, user: &str) -> usize {
-        // As they are listed, and as somebody may write it.
-        let canonical = canonical(user);
-        let ids = |user: &str| -> Vec<SessionId> {
-            self.shared.registry().sessions_of(user).map(Record::id).collect()
-        };
-        let mut ended = ids(user);
-        ended.extend(
-            canonical
-                .filter(|canonical| canonical != user)
-                .map(|canonical| ids(&canonical))
-                .unwrap_or_default(),
-        );
-        ended.into_iter().filter(|&id| self.shared.end(id, CloseReason::AdminDisconnect)).count()
+        // Sessions have canonical names; who has none has no session.
+        let Some(user) = canonical(user) else { return 0 };
+        let ids: Vec<SessionId> = self.shared.registry().sessions_of(&user).map(Record::id).collect();
+        ids.into_iter().filter(|&id| self.shared.end(id, CloseReason::AdminDisconnect)).count()
     }
 
     fn disconnect_id(&self, id: u64) -> bool {

@@ -431,14 +431,6 @@ mod tests {
         let store = FileStore::open(directory.path()).unwrap();
         let before = Clocks::now();
         let mut registry_before = registry();
-        let admit = |user: &str, cookie: u8| Admit {
-            user: user.to_owned(),
-            groups: Vec::new(),
-            group: None,
-            method: AuthMethod::Password,
-            cookie: CookieHash::from_bytes([cookie; 32]),
-            owner: OwnerKey::of_device(user, ""),
-        };
         let mut addresses = Vec::new();
         for (user, cookie) in [("ada", 1), ("bob", 2)] {
             let id = registry_before.admit(admit(user, cookie), before.monotonic).unwrap();
@@ -475,17 +467,9 @@ mod tests {
         let now = Clocks::now();
         let ahead = Clocks { monotonic: now.monotonic, wall: now.wall + Duration::from_secs(315_360_000) };
         let mut registry_before = registry();
-        for (user, cookie) in [("ada", [1; 32]), ("bob", [2; 32])] {
-            let cookie = CookieHash::from_bytes(cookie);
-            let admit = Admit {
-                user: user.to_owned(),
-                groups: Vec::new(),
-                group: None,
-                method: AuthMethod::Password,
-                cookie,
-                owner: OwnerKey::of_device(user, ""),
-            };
-            let id = registry_before.admit(admit, now.monotonic).unwrap();
+        for (user, number) in [("ada", 1), ("bob", 2)] {
+            let cookie = CookieHash::from_bytes([number; 32]);
+            let id = registry_before.admit(admit(user, number), now.monotonic).unwrap();
             registry_before.attach(attach(cookie), now.monotonic).unwrap();
             if user == "ada" {
                 let _ = registry_before.end(id, now.monotonic);
@@ -511,15 +495,7 @@ mod tests {
         let sessions = Mutex::new(registry());
         let grow = |user: u8| {
             let mut registry = sessions.lock().unwrap();
-            let admit = Admit {
-                user: format!("user-{user}"),
-                groups: Vec::new(),
-                group: None,
-                method: AuthMethod::Password,
-                cookie: CookieHash::from_bytes([user; 32]),
-                owner: OwnerKey::new(user.into()),
-            };
-            registry.admit(admit, clocks.monotonic).unwrap();
+            registry.admit(admit(&format!("user-{user}"), user), clocks.monotonic).unwrap();
             Snapshot::of(&registry, clocks)
         };
         let save_all = |store: FileStore, users: std::ops::Range<u8>| {
