@@ -3,6 +3,8 @@
 use std::future::poll_fn;
 use std::io::Write;
 use std::net::{Ipv4Addr, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Wake;
 
 use mstunnel_proto::buf::MAX_PACKET;
 use mstunnel_proto::frame::FrameHeader;
@@ -160,4 +162,35 @@ async fn reads_that_bring_no_plaintext_end_a_turn_as_others_do_and_what_follows_
         client.send(FrameKind::Disconnect, b"\xb0bye");
     };
     tokio::join!(turns_until(&mut tunnel, &bench, is_closed), leave);
+}
+
+/// A task that waits.
+#[derive(Default)]
+struct Waits(AtomicBool);
+
+impl Wake for Waits {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Covers: R55, R59: flows that a client opens and resets wait for its stream no longer than others need to ask again.
+#[tokio::test]
+async fn the_list_of_those_who_wait_for_room_is_bounded_and_forgets_nobody() {
+    let (_client, mut tunnel) = connect().await;
+    tunnel.blocked = true;
+    let first = Arc::new(Waits::default());
+    let wait = |tunnel: &mut Tunnel, task: &Arc<Waits>| {
+        let waker = Waker::from(Arc::clone(task));
+        assert!(tunnel.poll_room(&mut Context::from_waker(&waker)).is_pending());
+        assert!(tunnel.waiting.len() <= MAX_WAITING);
+    };
+    wait(&mut tunnel, &first);
+    for _ in 1..MAX_WAITING {
+        wait(&mut tunnel, &Arc::new(Waits::default()));
+    }
+    assert!(!first.0.load(Ordering::Relaxed), "there is room for all of them");
+    wait(&mut tunnel, &Arc::new(Waits::default()));
+    assert!(first.0.load(Ordering::Relaxed), "it has to ask again");
+    assert_eq!(tunnel.waiting.len(), 1);
 }
